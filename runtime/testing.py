@@ -707,7 +707,8 @@ class ProcessCase(Generic[In]):
         position = sum(self._versions.values())
         stored = StoredEvent(position, place, version, name, schema, payload, self._now_us, command_id, b"", b"")
         if name not in self._reactions.names:
-            raise AssertionError(f"no @react of {self._class.__name__} takes {_shown(event)}")
+            verb = "effect" if self._class.is_effects else "react"
+            raise AssertionError(f"no @{verb} of {self._class.__name__} takes {_shown(event)}")
         inputs = self._reactions.inputs(0, stored, again=False)
         for one in inputs:
             if self._id is None:
@@ -854,7 +855,9 @@ class EffectsCase(ProcessCase[Ef]):
         """Attempts of exactly these functions have begun, in this order."""
         __tracebackhide__ = True
         if self._called != list(functions):
-            self._fail([*functions] or ["nothing is called"], self._called or ["nothing is called"])
+            parked = self.process.progress.parked
+            nothing = f"nothing is called, it is parked: {parked}" if parked else "nothing is called"
+            self._fail([*functions] or ["nothing is called"], self._called or [nothing])
         return self
 
     def then_not_called(self) -> Self:

@@ -36,14 +36,13 @@ from ..errors import (
     failure_text,
 )
 from ..log.contract import StoredEvent
-from ..log.format import stream_id
 from ..receipt import Receipt
 from ..stream import ANY, StreamId
 from ..user_code import is_ctrl_c
 from .inputs import Input
-from .instance import Instance, Reaction
+from .instance import Instance, Reaction, Stuck
 from .kinds import ACCEPTED, BEGIN, CALLED, EVENT, FAILED, OUTCOME, REFUSED, RESUME_INPUT, WOKEN
-from .step import SCHEDULED, UNROUTED, is_reserved
+from .step import SCHEDULED, UNROUTED, instance_for, is_reserved
 from .stored_step import Sent, StoredStep
 
 __all__ = [
@@ -152,8 +151,9 @@ class Reactions:
         """Which instance an event is for, and why it is to wait if that is not known."""
         assert reaction.one is not None
         try:
-            ident = reaction.one(self._catalogue.decode_event(stored))
-            return (None if ident is None else stream_id(process.aggregate_type, ident).id), ""
+            return instance_for(process, reaction.one, self._catalogue.decode_event(stored)), ""
+        except Stuck as stuck:
+            return UNROUTED, f"order_by= of {process.__name__}.{reaction.name}: {stuck}"
         except BaseException as error:  # the user's code, which may raise anything
             if is_ctrl_c(error):
                 raise

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar, overload
 
 from pydantic import Field
 
@@ -188,7 +188,21 @@ class Effects(Instance):
         return bool(was_open and after.waiting) and _called(self, body) is None
 
 
+@overload
+def effect(function: FunctionType, /) -> FunctionType: ...
+@overload
 def effect(
+    *,
+    retry: Backoff = ...,
+    timeout_s: float = ...,
+    at_once: int = ...,
+    order_by: Callable[[Any], str] | None = ...,
+    repeatable: bool = ...,
+    target: str = ...,
+) -> Callable[[FunctionType], FunctionType]: ...
+def effect(
+    function: Any = None,
+    /,
     *,
     retry: Backoff = _RULES.retry,
     timeout_s: float = _RULES.timeout_s,
@@ -196,18 +210,19 @@ def effect(
     order_by: Callable[[Any], str] | None = None,
     repeatable: bool = False,
     target: str = "",
-) -> Callable[[FunctionType], FunctionType]:
+) -> Any:
     """Mark an async function that calls the outside because of an event: that of its first parameter. It may take a
     `Call` as well. It returns `Done`, `Declined`, `NotDone`, `Unknown`, or a `Send`.
 
     Args:
+        function: The method, where it is marked without options.
         retry: The pauses after attempts that were not done, and between looks.
         timeout_s: Seconds that one attempt may take: then it is cancelled, and its end is unknown.
         at_once: Attempts of this function that run at the same time in one partition.
-        order_by: A function of the event that returns a text: calls with the same one are made one after the other, in
-            the order of their events.
+        order_by: A function of the event that returns a text, of 1 to 400 bytes and not with `rayfold:` first: calls
+            with the same one are made one after the other, in the order of their events.
         repeatable: The other side takes a second call under the same key for the first. Then one whose end is unknown
-            is called again, under its key.
+            is called again, under its key. Not for one that `@settle` looks up.
         target: What is called: five failures one after the other have calls to it pause. By default that is the class.
 
     Raises:
@@ -219,7 +234,9 @@ def effect(
     """
     rules = EffectRules(retry, timeout_s, at_once, order_by, repeatable, target)
     _check_rules(rules)
-    return lambda function: mark(function, "effect", route=rules)
+    if function is None:
+        return lambda later: mark(later, "effect", route=rules)
+    return mark(function, "effect", route=rules)
 
 
 def settle(function: Callable[..., Any], /) -> Callable[[FunctionType], FunctionType]:
@@ -322,6 +339,9 @@ def _functions(cls: type[Effects]) -> tuple[dict[str, EffectMethod], dict[str, L
         if effect_found.look:
             what = f"{effect_name} is already settled by {effect_found.look}"
             raise DefinitionError(where(cls, method.name), what, "keep one of the two functions")
+        if effect_found.rules.repeatable:
+            what = f"it looks {effect_name} up, which is repeatable=True, and so is called again instead"
+            raise DefinitionError(where(cls, method.name), what, "keep one of the two")
         if (event := _event(cls, method)) is not effect_found.event:
             what = f"it takes {event.__name__}, and {effect_name} takes {effect_found.event.__name__}"
             raise DefinitionError(where(cls, method.name), what, "take the event of the effect")
@@ -352,7 +372,7 @@ def _check_rules(rules: EffectRules) -> None:
         raise DefinitionError("@effect", f"retry={shown(rules.retry)} is not a Backoff", "give retry=Backoff(...)")
     timeout = rules.timeout_s
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _TIMEOUT_MAX_S:
-        what = f"timeout_s={shown(timeout)} is not between 0 and {_TIMEOUT_MAX_S:g}"
+        what = f"timeout_s={shown(timeout)} is not over 0 and up to {_TIMEOUT_MAX_S:g}"
         raise DefinitionError("@effect", what, "give seconds")
     if type(rules.at_once) is not int or not 1 <= rules.at_once <= _AT_ONCE_MAX:
         what = f"at_once={shown(rules.at_once)} is not between 1 and {_AT_ONCE_MAX:,}"

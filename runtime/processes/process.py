@@ -247,6 +247,9 @@ def _check_body(cls: type[Process]) -> None:
 
 def _checked_commands(verb: str, commands: tuple[object, ...]) -> tuple[type[Command], ...]:
     for command in commands:
+        if inspect.isfunction(command):
+            what = f"it marks {command.__name__} without parentheses"
+            raise DefinitionError(f"@{verb}", what, f"write @{verb}(Charge), or @{verb}() for all others")
         if not (isinstance(command, type) and issubclass(command, Command)):
             what = f"{command!r} is not a Command class"
             raise DefinitionError(f"@{verb}", what, f"write @{verb}(Charge), with the class of what was sent")

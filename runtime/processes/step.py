@@ -14,7 +14,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -45,7 +45,8 @@ from ..encoding.outputs import (
 )
 from ..errors import HandlerFailed, Rejected, StoreError, UnknownEvent, failure_text
 from ..log.format import stream_id
-from ..stream import StreamId
+from ..printable import shown
+from ..stream import ID_BYTES_MAX, StreamId
 from ..user_code import is_ctrl_c
 from .inputs import End, Input, Retry, Skip
 from .instance import Instance, Stuck
@@ -78,6 +79,7 @@ __all__ = [
     "WAITING_MAX",
     "concerns",
     "end",
+    "instance_for",
     "is_reserved",
     "retry",
     "settle",
@@ -103,6 +105,9 @@ _ENDLESS: Final = (
 )
 
 PARKED_CHARS_MAX: Final = 1_000
+
+_OWN: Final = "rayfold:"
+"""What the ids of instances of Rayfold's own begin with."""
 
 UNROUTED: Final = "rayfold:unrouted"
 """The instance, of each process, in which events wait for which its `one=` has raised."""
@@ -223,6 +228,22 @@ def concerns(process: Instance, kind: int, head: list[Any], again: bool) -> bool
         schedule, armed = process.schedules.get(head[0]), progress.timers.get(head[0])
         return schedule is not None and (armed is None or armed.schedule != schedule.text)
     return False
+
+
+def instance_for(process: Instance | type[Instance], one: Callable[[Any], Any], event: Event) -> str | None:
+    """The instance that `one=`, or the `order_by=` of an effect, names for an event; None for none, which no effect
+    may. Raises `Stuck` for what is no key, and what the function raises."""
+    ident = one(event)
+    if process.is_effects and not _is_key(ident):
+        what = f"it returned {shown(ident)}"
+        raise Stuck(f"{what}; return text of 1 to {ID_BYTES_MAX} bytes that does not begin with {_OWN}")
+    return None if ident is None else stream_id(process.aggregate_type, ident).id
+
+
+def _is_key(ident: object) -> bool:
+    if not isinstance(ident, str) or ident.startswith(_OWN):
+        return False
+    return 1 <= len(ident.encode(errors="replace")) <= ID_BYTES_MAX
 
 
 def is_reserved(process: Instance | type[Instance], ident: str) -> bool:
@@ -545,8 +566,7 @@ def _forwarded(process: Instance, one: _Waiting) -> list[Any]:
     if reaction is not None:
         event = _event(reaction.event, one.head, one.payload)
         here = process.instance_id(one.head[1], one.head[2])
-        ident = here if reaction.one is None else reaction.one(event)
-        ident = None if ident is None else stream_id(process.aggregate_type, ident).id
+        ident = here if reaction.one is None else instance_for(process, reaction.one, event)
     if ident is None or is_reserved(process, ident):
         raise Stuck(f"{one.head[3]} is for {'no instance' if ident is None else ident} now; Skip it")
     send_id = step_id("forward", one.input_id)

@@ -21,9 +21,13 @@ from rayfold import (
     Recorded,
     Send,
     Unknown,
+    accepted,
     decide,
     effect,
+    failed,
+    given,
     react,
+    refused,
     settle,
 )
 from rayfold.runtime.effects.results import packed_result, unpacked_result
@@ -168,10 +172,10 @@ def test_a_look_has_to_be_of_an_effect_of_the_class_and_take_its_event() -> None
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"timeout_s": 0}, "timeout_s=0 is not between"),
-        ({"timeout_s": float("nan")}, "timeout_s=nan is not between"),
-        ({"timeout_s": True}, "timeout_s=True is not between"),
-        ({"timeout_s": 1e9}, "is not between 0 and 86400"),
+        ({"timeout_s": 0}, "timeout_s=0 is not over 0"),
+        ({"timeout_s": float("nan")}, "timeout_s=nan is not over 0"),
+        ({"timeout_s": True}, "timeout_s=True is not over 0"),
+        ({"timeout_s": 1e9}, "is not over 0 and up to 86400"),
         ({"at_once": 0}, "at_once=0 is not between"),
         ({"at_once": 10_000}, "at_once=10000 is not between"),
         ({"retry": 3}, "retry=3 is not a Backoff"),
@@ -262,3 +266,69 @@ def test_calls_are_switched_at_instances_of_their_own_alone() -> None:
 
 def test_a_call_is_what_a_function_gets() -> None:
     assert [*Call.__dataclass_fields__] == ["key", "attempt", "timeout_s", "id", "recorded", "unknown"]
+
+
+def test_an_effect_without_options_needs_no_parentheses() -> None:
+    class Bare(Effects):
+        @effect
+        async def call(self, event: Asked) -> Done:
+            return Done()
+
+        @settle(call)
+        async def look(self, event: Asked) -> Done:
+            return Done()
+
+    assert Bare.effects["call"].look == "look"
+    given(Bare).when(Asked(to="ada")).then_called("call")
+
+
+def test_what_is_looked_up_is_not_repeatable_as_well() -> None:
+    what = r"Both.look: it looks call up, which is repeatable=True, and so is called again instead; keep one of the two"
+    with pytest.raises(DefinitionError, match=what):
+
+        class Both(Effects):
+            @effect(repeatable=True)
+            async def call(self, event: Asked) -> Done:
+                return Done()
+
+            @settle(call)
+            async def look(self, event: Asked) -> Done:
+                return Done()
+
+
+@pytest.mark.parametrize("verb", [accepted, refused, failed])
+def test_a_mark_of_an_outcome_without_parentheses_is_refused_with_what_to_write(verb: Any) -> None:
+    def method(self: Any) -> None: ...
+
+    name = verb.__name__
+    what = rf"@{name}: it marks method without parentheses; write @{name}\(Charge\), or @{name}\(\) for all others"
+    with pytest.raises(DefinitionError, match=what):
+        verb(method)
+
+
+class Keyed(Effects):
+    """Its key is what the event evaluates to."""
+
+    @effect(order_by=lambda event: eval(event.to))
+    async def call(self, event: Asked) -> Done:
+        return Done()
+
+
+@pytest.mark.parametrize("key", ["''", "5", "None", "'x' * 401", "'rayfold:x'", "'rayfold:switch:0'"])
+def test_what_is_no_key_waits_and_what_it_is_stands_in_the_specification(key: str) -> None:
+    case = given(Keyed).when(Asked(to=key))
+    case.then_parked("order_by= of Keyed.call: it returned ").then_parked(
+        "return text of 1 to 400 bytes that does not begin with rayfold:"
+    )
+    with pytest.raises(AssertionError, match="nothing is called, it is parked: order_by= of Keyed.call: it returned"):
+        case.then_called("call")
+
+
+def test_an_order_by_that_raises_stands_in_the_specification() -> None:
+    with pytest.raises(AssertionError, match=r"it is parked: order_by= of Keyed.call: ZeroDivisionError: division"):
+        given(Keyed).when(Asked(to="1 / 0")).then_called("call")
+
+
+def test_an_event_that_no_effect_takes_is_refused_in_a_specification() -> None:
+    with pytest.raises(AssertionError, match=r"no @effect of Keyed takes Other\(to='ada'\)"):
+        given(Keyed).when(Other(to="ada"))
