@@ -219,6 +219,7 @@ async def test_nothing_of_a_bulk_read_is_lost_to_a_cancellation(bank: Runtime) -
         if one is None:
             break
         found += [] if isinstance(one, BaseException) else [one]
+    found += [one async for one in events]  # a busy machine may have read nothing yet
     assert found == [one async for one in bank.events()]
 
 
