@@ -55,7 +55,7 @@ def rayfold(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-async def until(found: Callable[[], Any], limit_s: float = 60.0) -> None:
+async def until(found: Callable[[], Any], limit_s: float = 200.0) -> None:
     """Until this comes true."""
     end_s = time.monotonic() + limit_s
     while not await found():
