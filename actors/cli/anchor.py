@@ -28,6 +28,7 @@ from ...runtime.errors import (
 )
 from .application import connected_to, is_application
 from .console import complaints, console
+from .options import AddressOption
 
 if TYPE_CHECKING:
     from ...runtime.backup.anchor import Anchor, AnchorKey
@@ -62,9 +63,7 @@ def anchor(
         str | None,
         typer.Option("--every", metavar="TIME", help="Repeat at this interval: 30s, 15m, 1h, 1d. Needs --to."),
     ] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    address: AddressOption = "auto",
 ) -> None:
     """Print and sign the end of each log of a store, so that a later change of anything before it is detected."""
     from ...runtime.backup.anchor import new_key, read_key

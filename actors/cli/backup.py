@@ -18,15 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...runtime.errors import InvalidMessage
 from .application import connected_to, is_application
 from .console import complaints, console, write_report
+from .options import AddressOption, JsonOption
 
 if TYPE_CHECKING:
     from ...runtime.store.readable_store import ReadableStore
 
 __all__ = ["backup", "progress_bar", "restore"]
-
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-]
 
 
 def backup(
@@ -35,9 +32,7 @@ def backup(
     ],
     target: Annotated[str, typer.Argument(help="A folder, or an address that fsspec knows: s3://bucket/name.")],
     json_file: JsonOption = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    address: AddressOption = "auto",
 ) -> None:
     """Back up a store while it is in use. A target that has a backup of it gets what is new."""
     from ...runtime.backup.taking import backup_store

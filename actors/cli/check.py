@@ -19,6 +19,7 @@ from rich.table import Table
 from ...runtime.errors import CallerError
 from .application import application_at, connected_to, is_application
 from .console import complaints, console, write_report
+from .options import AddressOption
 
 if TYPE_CHECKING:
     from ...runtime.checks.dry_run import DryRun
@@ -67,9 +68,7 @@ def check(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the findings to this file, as JSON.")
     ] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    address: AddressOption = "auto",
 ) -> None:
     """Compare an application's code with what a store holds: a dry run, which changes nothing.
 

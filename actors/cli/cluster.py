@@ -34,6 +34,7 @@ from ..cluster.token import ensure_token, has_token
 from ..settings import Settings
 from .application import take_down_application
 from .console import console
+from .options import AddressOption
 
 __all__ = ["down", "node", "nodes", "up"]
 
@@ -81,9 +82,7 @@ def down(
         str | None, typer.Argument(help="Take down this application, and leave the cluster running.")
     ] = None,
     data: DataOption = FOLDER,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    address: AddressOption = "auto",
 ) -> None:
     """Stop the cluster that `rayfold up` started there: exactly its processes. Or one application. The data stays."""
     if app is not None:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ...runtime.errors import CallerError, InvalidId
 from .console import console, write_report
+from .options import AddressOption, ByOption, JsonOption, ReasonOption, SystemArgument, check_signed
 from .processes import connected, stand_in
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Outcome(Enum):
 
 
 def effects(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
+    directory: SystemArgument,
     action: Annotated[
         Action | None,
         typer.Argument(
@@ -66,14 +67,10 @@ def effects(
     outcome: Annotated[
         Outcome | None, typer.Argument(help="Of settle. done, declined: it is over. not_done: it is called again.")
     ] = None,
-    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it; stored with it.")] = None,
-    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; stored with it.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-    ] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    by: ByOption = None,
+    reason: ReasonOption = None,
+    json_file: JsonOption = None,
+    address: AddressOption = "auto",
 ) -> None:
     """Show the calls to the outside, or decide about one. Exit code 1 if any is parked, or waits switched off."""
     if action is None:
@@ -82,8 +79,7 @@ def effects(
         _show(status)
         write_report(json_file, _values(status))
         raise typer.Exit(ATTENTION if _needs_attention(status) else 0)
-    if not by or not reason:
-        raise CallerError(f"{action.value} needs --by NAME and --reason TEXT, which are stored with it")
+    by, reason = check_signed(action.value, by, reason)
     name, _, ident = (subject or "").partition("/")
     if not name or bool(ident) == (action in (Action.ON, Action.OFF)):
         wanted = "the class alone: Charging" if action in (Action.ON, Action.OFF) else "a call: Charging/order-1:3"

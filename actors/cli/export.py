@@ -20,6 +20,7 @@ from ...runtime.errors import CallerError, InvalidMessage
 from .application import application_at, connected_to, is_application
 from .backup import progress_bar
 from .console import console, write_report
+from .options import AddressOption, JsonOption
 
 if TYPE_CHECKING:
     from ...runtime.domain.aggregate import Aggregate
@@ -58,12 +59,8 @@ def export(
         list[str] | None, typer.Option(metavar="PLACE", help="End with it; default: what is committed now.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-    ] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    json_file: JsonOption = None,
+    address: AddressOption = "auto",
 ) -> None:
     """Write events into Parquet or lines of JSON, while the store is in use or not."""
     from ...runtime.store.store import open_store

@@ -32,6 +32,7 @@ from .effects import effects
 from .export import export
 from .logs import logs
 from .observe import history, status
+from .options import AddressOption, JsonOption
 from .processes import processes
 from .run import run
 from .sinks import sinks
@@ -96,10 +97,6 @@ def _add_installed() -> None:
 
 _add_installed()
 
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-]
-
 
 @app.command()
 def verify(
@@ -111,9 +108,7 @@ def verify(
         typer.Argument(metavar="[MODULE:NAME]", help="The Application: every state is then folded and compared too."),
     ] = None,
     json_file: JsonOption = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    address: AddressOption = "auto",
     anchor_file: Annotated[
         Path | None,
         typer.Option("--anchor", metavar="FILE", help="Also prove that nothing before this anchor was changed."),

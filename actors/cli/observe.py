@@ -25,6 +25,7 @@ from ...runtime.errors import InvalidId, NotInHistory, Unavailable, UnknownName
 from ...runtime.printable import printable_json
 from .application import connected_to, is_application
 from .console import complaints, console, write_report
+from .options import AddressOption, JsonOption, SystemArgument
 
 if TYPE_CHECKING:
     from ...runtime.log.contract import StoredEvent
@@ -41,18 +42,12 @@ NOT_RUNNING: Final = 2
 _LOOK_S: Final = 1.0
 """Seconds between two readings, from which rates are computed. The observer takes a thousandth of that."""
 
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-]
-
 
 def status(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
+    directory: SystemArgument,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second, until Ctrl-C.")] = False,
     json_file: JsonOption = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    address: AddressOption = "auto",
 ) -> None:
     """Show what runs on a store and how it does. Exit code 2 if nothing runs; then with the heads of the logs."""
     from ...runtime.store.store import open_store
@@ -106,9 +101,7 @@ def history(
     aggregate: Annotated[str, typer.Argument(metavar="TYPE/ID", help="The aggregate, such as Account/alice.")],
     from_version: Annotated[int, typer.Option("--from", help="The first version.")] = 1,
     to_version: Annotated[int | None, typer.Option("--to", help="The last version; default: all.")] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    address: AddressOption = "auto",
 ) -> None:
     """Print the events of one aggregate as they are stored, one line of JSON each."""
     from ...runtime.log.format import stream_id

@@ -15,10 +15,11 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 
-from ...runtime.errors import CallerError, InvalidId
+from ...runtime.errors import InvalidId
 from ...runtime.printable import printable_log
 from .application import is_application
 from .console import console, write_report
+from .options import AddressOption, ByOption, JsonOption, ReasonOption, SystemArgument, check_signed
 
 if TYPE_CHECKING:
     from ...runtime.domain.aggregate import Aggregate
@@ -41,7 +42,7 @@ class Action(Enum):
 
 
 def processes(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
+    directory: SystemArgument,
     action: Annotated[
         Action | None,
         typer.Argument(help="retry: try again. skip: leave out what it stopped at. end: end the instance."),
@@ -49,14 +50,10 @@ def processes(
     instance: Annotated[
         str | None, typer.Argument(metavar="TYPE/ID", help="The instance, such as Fulfilment/order-1.")
     ] = None,
-    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it; stored with it.")] = None,
-    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; stored with it.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-    ] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    by: ByOption = None,
+    reason: ReasonOption = None,
+    json_file: JsonOption = None,
+    address: AddressOption = "auto",
 ) -> None:
     """Show how far processes of a running system are, what is parked and why; or retry, skip or end one. Exit code 1 if
     any is parked, or a courier fails."""
@@ -70,8 +67,7 @@ def processes(
     name, slash, ident = (instance or "").partition("/")
     if not slash:
         raise InvalidId("instance", instance or "", "has no slash; write its type and its id: Fulfilment/order-1")
-    if not by or not reason:
-        raise CallerError(f"{action.value} needs --by NAME and --reason TEXT, which are stored with it")
+    by, reason = check_signed(action.value, by, reason)
     command = _command(action, by, reason)
     target = stand_in(name, type(command))
     with connected(directory, address, target) as bank:

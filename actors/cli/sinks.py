@@ -18,6 +18,7 @@ from rich.table import Table
 from ...runtime.errors import CallerError, RayfoldError
 from .application import connected_to, is_application
 from .console import console, write_report
+from .options import AddressOption, ByOption, JsonOption, ReasonOption, SystemArgument, check_signed
 
 if TYPE_CHECKING:
     from ...runtime.sinks.kept_sinks import KeptSink
@@ -37,28 +38,23 @@ class Switch(Enum):
 
 
 def sinks(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
+    directory: SystemArgument,
     switch: Annotated[
         Switch | None, typer.Argument(help="on: publish. off: do not; its place stays where it is.")
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The sink.")] = None,
-    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it; stored with it.")] = None,
-    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; stored with it.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-    ] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    by: ByOption = None,
+    reason: ReasonOption = None,
+    json_file: JsonOption = None,
+    address: AddressOption = "auto",
 ) -> None:
     """Show how far sinks are, and why one does not publish; or switch one on or off. Exit code 1 if one is failing."""
     if switch is not None and not name:
         raise CallerError(f"which sink is to be switched {switch.value}? Give its name")
-    if switch is not None and (not by or not reason):
-        raise CallerError(f"{switch.value} needs --by NAME and --reason TEXT, which are stored with it")
     wanted = None
     if switch is not None:
-        wanted = name or "", {Switch.ON: True, Switch.OFF: False}[switch], by or "", reason or ""
+        by, reason = check_signed(switch.value, by, reason)
+        wanted = name or "", switch is Switch.ON, by, reason
     kept, running = _asked(directory, wanted, address)
     by_name = {one.name: one for one in running}
     _show(kept, by_name)

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from .application import connected_to, is_application
 from .console import console, write_report
+from .options import AddressOption, JsonOption, SystemArgument
 
 if TYPE_CHECKING:
     from ...runtime.feed.named_subscriptions import SubscriptionStatus
@@ -24,17 +25,13 @@ __all__ = ["subscriptions"]
 
 
 def subscriptions(
-    directory: Annotated[Path, typer.Argument(help="The directory of a store, or the name of an application.")],
+    directory: SystemArgument,
     forget: Annotated[
         str | None,
         typer.Option("--forget", metavar="NAME", help="Forget this one: the next of its name is a new one."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file, as JSON.")
-    ] = None,
-    address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Address of the cluster, for an application.")
-    ] = "auto",
+    json_file: JsonOption = None,
+    address: AddressOption = "auto",
 ) -> None:
     """Show the subscriptions of a name: members, how many events each is behind, who has them open."""
     forgotten, found = _asked(directory, forget, address)
