@@ -22,8 +22,7 @@ import msgpack
 from rayfold import NO_STREAM, Envelope, RayfoldError, Runtime
 from rayfold.runtime.encoding.envelope import DIGEST_BYTES
 from rayfold.runtime.encoding.outputs import AT, WAKE, step_id
-from rayfold.runtime.log.contract import Append, NewEvent
-from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.contract import Append, NewEvent, StoredEvent
 from rayfold.runtime.processes.agenda import Agenda
 from rayfold.runtime.processes.progress import STEPPED
 from rayfold.runtime.processes.stored_step import step_in
@@ -36,6 +35,7 @@ from ..harness.histogram import Latencies
 from ..workloads import local_calls, waiting_steps
 from ..workloads.local_calls import Caller, Order, Posting
 from ..workloads.relay_steps import Answerer, Ask, Asker, Relaying
+from .invariants import events_of
 from .measuring import CpuMeter, cpu_figures, of_times, rate, seconds_of
 from .running import fresh_folder, shared_ray
 
@@ -123,27 +123,24 @@ async def _settled(running: Runtime) -> None:
     hold([f"not all steps are whole after {SETTLE_TIMEOUT_S:g} s"])
 
 
+def _stored(running: Runtime) -> Iterator[StoredEvent]:
+    """Every event of all logs."""
+    for partition in range(running.store.partitions):
+        with contextlib.closing(running.store.open_reader(partition)) as reader:
+            yield from events_of(reader)
+
+
 def _outcomes(running: Runtime) -> tuple[Latencies, list[int]]:
     """From each event until the process has reacted, and until the outcome was in; and how many outcomes each had."""
     asked_us: dict[str, int] = {}
     reacted: Latencies = Latencies()
     outcomes: dict[str, int] = {}
     steps = []
-    for partition in range(running.store.partitions):
-        reader = running.store.open_reader(partition)
-        try:
-            at, head = 0, reader.head()
-            while at < head:
-                records = reader.read(at, 4_096)
-                at += len(records)
-                for record in records:
-                    stored = decode_record(record, checked=True)
-                    if stored.name == "Asked":
-                        asked_us[stored.stream.id] = stored.recorded_at_us
-                    elif stored.name == STEPPED and (step := step_in(stored)) is not None:
-                        steps.append((stored.stream.id, stored.recorded_at_us, step.answered))
-        finally:
-            reader.close()
+    for stored in _stored(running):
+        if stored.name == "Asked":
+            asked_us[stored.stream.id] = stored.recorded_at_us
+        elif stored.name == STEPPED and (step := step_in(stored)) is not None:
+            steps.append((stored.stream.id, stored.recorded_at_us, step.answered))
     for ident, at_us, answered in steps:
         if answered is None:
             reacted.record_us(max(at_us - asked_us[ident], 0))
@@ -302,23 +299,13 @@ def _lateness_us(running: Runtime) -> dict[str, int]:
     """How late each timer was fired, by the times in the log; by instance."""
     due_us: dict[str, int] = {}
     late_us: dict[str, int] = {}
-    for partition in range(running.store.partitions):
-        reader = running.store.open_reader(partition)
-        try:
-            at, head = 0, reader.head()
-            while at < head:
-                records = reader.read(at, 4_096)
-                at += len(records)
-                for record in records:
-                    stored = decode_record(record, checked=True)
-                    step = step_in(stored) if stored.name == STEPPED else None
-                    if step is not None and step.timers:
-                        due_us[stored.stream.id] = step.timers[0].due_us
-                    elif step is not None and step.fired is not None:
-                        hold([] if stored.stream.id not in late_us else [f"{stored.stream} was fired twice"])
-                        late_us[stored.stream.id] = stored.recorded_at_us - due_us[stored.stream.id]
-        finally:
-            reader.close()
+    for stored in _stored(running):
+        step = step_in(stored) if stored.name == STEPPED else None
+        if step is not None and step.timers:
+            due_us[stored.stream.id] = step.timers[0].due_us
+        elif step is not None and step.fired is not None:
+            hold([] if stored.stream.id not in late_us else [f"{stored.stream} was fired twice"])
+            late_us[stored.stream.id] = stored.recorded_at_us - due_us[stored.stream.id]
     return late_us
 
 

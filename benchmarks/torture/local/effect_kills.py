@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import ExitStack, closing
 from typing import Final
 
 from rayfold import RayfoldError, Runtime, derived_id
-from rayfold.runtime.log.format import decode_record
 
+from ..checking import stored_events
 from ..contract import Context, Findings, scenario
 from ..outside import Bill, Pay, Paying, lines, paid
 from ..processes import pids_titled
@@ -112,13 +111,10 @@ async def _at_rest(running: Runtime) -> bool:
 
 def _check(running: Runtime, findings: Findings, bills: list[str], context: Context) -> None:
     booked: dict[str, int] = {}
-    with ExitStack() as opened:
-        for number in range(running.store.partitions):
-            reader = opened.enter_context(closing(running.store.open_reader(number)))
-            for record in reader.read(0, 1 << 30):
-                event = decode_record(record)
-                if event.name == "Booked":
-                    booked[event.stream.id] = booked.get(event.stream.id, 0) + 1
+    for events in stored_events(running.store).values():
+        for event in events:
+            if event.name == "Booked":
+                booked[event.stream.id] = booked.get(event.stream.id, 0) + 1
     bank = context.folder / "bank"
     times = paid(bank)
     findings.figures["bills"] = len(bills)
