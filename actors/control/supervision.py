@@ -210,11 +210,8 @@ class Supervision(ActorSystem):
     async def _start_sinks(self) -> None:
         """The actor of the sinks with the present code, or the one that is there; those with earlier code end. It opens
         by itself, and Ray starts it again wherever there is a node."""
-        from ray.util import list_named_actors
-
         plan, present = self.plan, sinks_name(self.plan.name, self.plan.generation)
-        names: list[str] = await asyncio.to_thread(list_named_actors)
-        for name in names:
+        for name in await self._listed():
             if is_sinks(plan.name, name) and (name != present or not self.catalogue.sinks):
                 with contextlib.suppress(Exception):
                     earlier = await asyncio.to_thread(self.cluster.actor_named, name)
@@ -524,11 +521,15 @@ class Supervision(ActorSystem):
 
     async def _named(self) -> set[str]:
         """The names of this system's partitions and projectors in Ray's directory."""
+        return {name for name in await self._listed() if partition_named(name) or projector_named(name)}
+
+    async def _listed(self) -> list[str]:
+        """All names of this system in Ray's directory, but for those of own actors. The simulation has a directory of
+        its own."""
         from ray.util import list_named_actors
 
         names: list[str] = await asyncio.to_thread(list_named_actors)
-        ours = names_of(self.plan.name, names)
-        return {name for name in ours if partition_named(name) or projector_named(name)}
+        return names_of(self.plan.name, names)
 
     def _in_use(self) -> set[str]:
         return {one.name for one in self.partitions.seated.values()} | set(self.projections.names())

@@ -720,8 +720,8 @@ class SimulatedSupervision(Supervision):
         self.sender.tasks.add(task)
         task.add_done_callback(self.sender.tasks.discard)
 
-    async def _named(self) -> set[str]:
-        return {name for name, record in self._world.actors.items() if partition_named(name) and not record.killed}
+    async def _listed(self) -> list[str]:
+        return [name for name, record in self._world.actors.items() if not record.killed]
 
     def _check_fit(self) -> None:
         """The logs here hold no events of classes."""
