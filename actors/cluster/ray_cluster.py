@@ -24,7 +24,7 @@ from .ray_session import RaySession
 from .rpc import is_starting
 from .token import ensure_token
 
-__all__ = ["Cluster", "NodeFacts"]
+__all__ = ["Cluster", "ClusterView", "NodeFacts"]
 
 _NAMESPACE: Final = "rayfold"
 
@@ -39,6 +39,15 @@ class NodeFacts(NamedTuple):
     """Ray's own id, which is another one after each start."""
     address: str
     alive: bool
+
+
+class ClusterView(NamedTuple):
+    """What Ray's directory has at one moment."""
+
+    nodes: list[NodeFacts]
+    """See `Cluster.nodes`."""
+    is_attached: bool
+    """See `Cluster.is_attached`."""
 
 
 @dataclass(slots=True)
@@ -162,25 +171,28 @@ class Cluster:
 
         Empty for a Ray that was started for one machine alone. A call to Ray's directory, of a few milliseconds.
         """
+        return self.view().nodes
+
+    def is_attached(self) -> bool:
+        """Whether the node that this program is attached to is still up. Once it is not, nothing reaches this program
+        any more, not even when a node has been started again in its place."""
+        return self.view().is_attached
+
+    def view(self) -> ClusterView:
+        """`nodes` and `is_attached`, of one moment, for one call to Ray's directory."""
         import ray
 
+        listed, here = ray.nodes(), ray.get_runtime_context().get_node_id()
         found: dict[str, NodeFacts] = {}
-        for one in ray.nodes():
+        for one in listed:
             labels = one.get("Labels") or {}
             if node_id := labels.get(NODE_LABEL):
                 name = labels.get(NAME_LABEL, "") or node_id
                 facts = NodeFacts(node_id, name, one["NodeID"], one["NodeManagerAddress"], bool(one["Alive"]))
                 if facts.alive or node_id not in found:  # a node that was restarted is there twice
                     found[node_id] = facts
-        return sorted(found.values(), key=lambda node: (node.name, node.node_id))
-
-    def is_attached(self) -> bool:
-        """Whether the node that this program is attached to is still up. Once it is not, nothing reaches this program
-        any more, not even when a node has been started again in its place."""
-        import ray
-
-        here = ray.get_runtime_context().get_node_id()
-        return any(one["NodeID"] == here and one["Alive"] for one in ray.nodes())
+        is_attached = any(one["NodeID"] == here and one["Alive"] for one in listed)
+        return ClusterView(sorted(found.values(), key=lambda node: (node.name, node.node_id)), is_attached)
 
     @property
     def node_socket(self) -> str:

@@ -146,7 +146,7 @@ class Supervision(ActorSystem):
         Raises `StoreMismatch`, `CodeMismatch`, `StoreInUse`, `Unavailable`, `DefinitionError`, and what keeps a
         projector from opening.
         """
-        await self._see_nodes()
+        self._see_nodes((await asyncio.to_thread(self.cluster.view)).nodes)
         await self._open_shares(list(self.nodes.values()))
         self._use_nodes()
         for node_id in self.shares.map.names.keys() - self.shares.up:
@@ -378,10 +378,10 @@ class Supervision(ActorSystem):
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 
-    async def _see_nodes(self) -> set[str]:
-        """Read the nodes from Ray's directory. Returns those that are up now and were not at the last look, or were
-        another node of Ray's: between two looks one can go and be back."""
-        self.nodes = {node.node_id: node for node in await asyncio.to_thread(self.cluster.nodes)}
+    def _see_nodes(self, nodes: Sequence[NodeFacts]) -> set[str]:
+        """Take in the nodes as Ray's directory has them. Returns those that are up now and were not at the last look,
+        or were another node of Ray's: between two looks one can go and be back."""
+        self.nodes = {node.node_id: node for node in nodes}
         before, self._up_as = self._up_as, {one.node_id: one.ray_node_id for one in self.nodes.values() if one.alive}
         for node_id in before.keys() - self._up_as.keys():
             self._gone_since[node_id] = datetime.now(UTC)
@@ -402,9 +402,10 @@ class Supervision(ActorSystem):
         while True:
             await asyncio.sleep(self.watch_s)
             try:
-                if not await asyncio.to_thread(self.cluster.is_attached):
+                view = await asyncio.to_thread(self.cluster.view)
+                if not view.is_attached:
                     return self._give_way()
-                for node_id in await self._see_nodes():
+                for node_id in self._see_nodes(view.nodes):
                     self._go_on(self._welcome(self.nodes[node_id]))
                 for node_id in self.shares.troubles.keys() & self.shares.up:
                     self.alone(f"share of {node_id}", partial(self.shares.add, self.nodes[node_id]))

@@ -20,7 +20,7 @@ from functools import cache
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from rayfold.actors.cluster.names import node_agent_name, partition_named
-from rayfold.actors.cluster.ray_cluster import NodeFacts
+from rayfold.actors.cluster.ray_cluster import ClusterView, NodeFacts
 from rayfold.actors.cluster.rpc import replies
 from rayfold.actors.control.moves import PartitionMoves
 from rayfold.actors.control.partitions import PartitionActors
@@ -759,12 +759,9 @@ class _Cluster:
     def __init__(self, world: ControlWorld, sender: Sender) -> None:
         self._world, self._sender = world, sender
 
-    def nodes(self) -> list[NodeFacts]:
-        return self._world.facts()
-
-    def is_attached(self) -> bool:
+    def view(self) -> ClusterView:
         """See `Cluster`. Of two supervisors the earlier one learns of it when it is back in the network."""
-        return self._world.loop.time() < self._sender.superseded_s + AWAY_S
+        return ClusterView(self._world.facts(), self._world.loop.time() < self._sender.superseded_s + AWAY_S)
 
     def is_starting(self, actor: NamedHandle) -> bool:
         """See `Cluster`: here a process is there at once."""
