@@ -34,8 +34,9 @@ _START_TIMEOUT_S: Final = 60.0
 
 _PAUSE_FIRST_S: Final = 0.5
 _PAUSE_MAX_S: Final = 30.0
-"""The pause before the next runner of a class, doubled each time that one has ended by itself within a minute. A start
-takes half a second of a CPU."""
+"""The pause before the next runner of a class, doubled each time that one has ended within a minute and without any
+result. After one that had any it is the first pause: what waits behind calls that end their runner is not held up by
+them. A start takes half a second of a CPU."""
 
 _IDLE_S: Final = 60.0
 """A runner without calls ends: a process is some 50 MiB, and is there again in a second."""
@@ -58,6 +59,8 @@ class _Runner:
     in_hand: dict[tuple[bytes, int], CallAttempt] = field(default_factory=dict)
     used_s: float = 0.0
     """When it last had anything in hand."""
+    has_results: bool = False
+    """Whether any of its attempts has come to something by itself."""
 
 
 class Runners:
@@ -94,7 +97,7 @@ class Runners:
                 runner = self._runners[name] = _Runner(name, self._start(name.effects))
             except Exception as error:  # Ray is away
                 log.warning("no runner of %s can be started: %s", name.effects, one_line(error))
-                self._pause(name, 0.0)
+                self._pause(name, anew=False)
                 continue
             task = loop.create_task(self._serve(runner))
             self._tasks.add(task)
@@ -137,15 +140,15 @@ class Runners:
             log.warning("the runner of %s has ended, with %d calls: %s", name.effects, calls, one_line(error))
         finally:
             kill(runner.actor)
-            self._pause(name, loop.time() - begun_s)
+            self._pause(name, anew=runner.has_results or loop.time() - begun_s > _IDLE_S)
             if self._runners.get(name) is runner:
                 del self._runners[name]
                 self._changed(name, False)
                 self._lose(list(runner.in_hand.values()), why)
 
-    def _pause(self, name: RunnerName, lived_s: float) -> None:
-        """The next one is not started at once, after one that has lived so long."""
-        last_s = self._pauses_s.get(name, 0.0) if lived_s < _IDLE_S else 0.0
+    def _pause(self, name: RunnerName, *, anew: bool) -> None:
+        """The next one is not started at once. `anew`: with the first pause."""
+        last_s = 0.0 if anew else self._pauses_s.get(name, 0.0)
         self._pauses_s[name] = min(max(2 * last_s, _PAUSE_FIRST_S), _PAUSE_MAX_S)
         self._not_before_s[name] = asyncio.get_running_loop().time() + self._pauses_s[name]
 
@@ -158,6 +161,7 @@ class Runners:
                 after = one.number
                 attempt = runner.in_hand.pop((one.key, one.attempt), None)
                 if attempt is not None:
+                    runner.has_results = True
                     self._report(attempt, one.result, False)
             if answer.blocked_by:
                 told = f"{answer.blocked_by} has blocked the event loop for {BLOCKED_S:g} s"

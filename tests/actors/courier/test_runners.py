@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from concurrent.futures import Future
 from typing import Any
 
@@ -129,3 +130,51 @@ async def test_what_is_made_alone_has_a_runner_of_its_own() -> None:
     world.runners.make([attempt("a"), attempt("b")._replace(alone=True)])
     world.runners.end()
     assert sorted(one.made for one in world.started) == [["a"], ["b"]]
+
+
+class Clock:
+    """The clock of the running event loop, which stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        asyncio.get_running_loop().time = lambda: self.now_s  # type: ignore[method-assign]
+
+
+async def lives(world: World, *, finishes: bool) -> None:
+    """A runner starts, is given a call, and ends; before that, its call may be done."""
+    await world.up.wait()
+    runner = world.started[-1]
+    world.runners.make([attempt("a")])
+    if finishes:
+        runner.finish("a")
+        while not world.reported:
+            await asyncio.sleep(0)
+    runner.ends.answer(RuntimeError("it has ended"))
+    await world.down.wait()
+    world.up.clear()
+    world.down.clear()
+    world.reported.clear()
+
+
+async def test_a_runner_that_has_had_a_result_is_followed_by_the_next_after_the_first_pause() -> None:
+    clock, world = Clock(), World()
+    for number in range(1, 6):
+        world.runners.want({RunnerName("Paying")})
+        assert len(world.started) == number
+        await lives(world, finishes=True)
+        clock.now_s += 0.6
+    world.runners.end()
+
+
+async def test_runners_that_end_without_a_result_follow_one_another_after_longer_and_longer_pauses() -> None:
+    clock, world = Clock(), World()
+    pauses_s = []
+    for number in range(1, 6):
+        while len(world.started) < number:
+            world.runners.want({RunnerName("Paying")})
+            clock.now_s += 0.1
+        pauses_s.append(clock.now_s)
+        await lives(world, finishes=False)
+    world.runners.end()
+    waited_s = [round(later - earlier) for earlier, later in itertools.pairwise(pauses_s)]
+    assert waited_s == [1, 1, 2, 4]
