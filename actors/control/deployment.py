@@ -207,9 +207,8 @@ async def _look(application: Application, cluster: Cluster, without: Sequence[st
     from ..packaging.shipping import ship
     from ..rollout.preflight import store_in, try_on_nodes
 
-    name, known = application.name, cluster.nodes()
-    nodes = [node for node in known if node.alive]
-    if not nodes:
+    name = application.name
+    if not any(node.alive for node in cluster.nodes()):
         what = "no node of this cluster has a data folder; start its nodes with `rayfold up` or `rayfold node`"
         raise Unavailable(name, what)
     running: Seats | None = None
@@ -224,13 +223,14 @@ async def _look(application: Application, cluster: Cluster, without: Sequence[st
     code = await asyncio.to_thread(collect, application.catalogue)
     classes = ship(application.catalogue, code.digest)
     found = await try_on_nodes(name, classes, code.packed, cluster)
-    store = store_in(name, found)
+    answered, known = {one.node_id for one in found}, await asyncio.to_thread(cluster.nodes)
+    nodes, store = [node for node in known if node.node_id in answered], store_in(name, found)
     left_out: tuple[NodeFacts, ...] = ()
     if running is None:
         _check_known(name, store.store_id if store else "")
         if store is None:
             left_out = given_up(without, known)
-            check_all_answered(name, known, {node.node_id for node in (*nodes, *left_out)})
+            check_all_answered(name, known, answered | {node.node_id for node in left_out})
     present = len(running.partitions) if running is not None else store.partitions if store else None
     if application.partitions is not None and present not in (None, application.partitions):
         what = f"the store has {present} partitions, not {application.partitions}"

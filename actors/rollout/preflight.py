@@ -32,6 +32,9 @@ from ..cluster.rpc import Method, Reply, call, one_line, replies
 
 __all__ = ["Found", "store_in", "try_on_nodes"]
 
+_LOOK_S: Final = 0.5
+"""Seconds between two checks of whether a node that has not answered yet is still up."""
+
 _TIMEOUT_S: Final = 600.0
 """Timeout for a worker to start, to load the application's classes, and to read a sample of each log: seconds; of logs
 of an older format, which do not record what they hold, the whole log is read once."""
@@ -42,24 +45,29 @@ class Found(NamedTuple):
 
     node: str
     """Its name."""
+    node_id: str
     store_id: str
     """The id of the store that it has a share of; empty if it has none."""
     partitions: int
 
 
 async def try_on_nodes(name: str, classes: bytes, packed: bytes, cluster: Cluster) -> list[Found]:
-    """What each node that is up has of the application's store. `packed`: the modules that its classes are in.
+    """What each node that is up has of the application's store. `packed`: the modules that its classes are in. A node
+    that goes down before it has answered is left out: Ray's directory has one that was killed as up for seconds, and
+    one that went with the head for seconds after the head is back.
 
     Raises what keeps a node from loading the classes, with the name of the node, `CodeMismatch` and others for what
     speaks against them there, and `Unavailable` if a node does not answer.
     """
     nodes = [node for node in await asyncio.to_thread(cluster.nodes) if node.alive]
-    tried = await asyncio.gather(*(_try_on(node, name, classes, packed) for node in nodes), return_exceptions=True)
+    trying = (_try_on(node, name, classes, packed, cluster) for node in nodes)
+    tried = await asyncio.gather(*trying, return_exceptions=True)
     found = []
     for one in tried:
         if isinstance(one, BaseException):
             raise one
-        found.append(one)
+        if one is not None:
+            found.append(one)
     return found
 
 
@@ -72,14 +80,19 @@ def store_in(name: str, found: Iterable[Found]) -> Found | None:
     return next(iter(having.values()), None)
 
 
-async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes) -> Found:
+async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes, cluster: Cluster) -> Found | None:
+    """What a node answers; None once it is down. The task would wait for it to be back."""
     import ray
 
     remote: Any = ray.remote(num_cpus=0, max_calls=1)(_try_here)
     options: Any = remote.options(max_retries=1, label_selector={NODE_LABEL: node.node_id})
     trying: Method[Reply[Found], str, bytes, bytes] = options
+    answer = asyncio.ensure_future(call(trying, name, classes, packed, timeout_s=_TIMEOUT_S))
     try:
-        found = await call(trying, name, classes, packed, timeout_s=_TIMEOUT_S)
+        while not (await asyncio.wait({answer}, timeout=_LOOK_S))[0]:
+            if not any(one.alive for one in await asyncio.to_thread(cluster.nodes) if one.node_id == node.node_id):
+                return None
+        found = await answer
     except DefinitionError as error:
         where, what, remedy = error.args
         raise DefinitionError(f"{where}, on node {node.name}", what, remedy) from None
@@ -88,7 +101,9 @@ async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes) -> 
     except Exception as error:
         what = f"{name} could not be tried there: {one_line(error) or f'no answer in {_TIMEOUT_S:g} s'}"
         raise Unavailable(f"node {node.name}", what) from error
-    return found._replace(node=node.name)
+    finally:
+        answer.cancel()
+    return found._replace(node=node.name, node_id=node.node_id)
 
 
 @replies
@@ -97,9 +112,9 @@ def _try_here(name: str, classes: bytes, packed: bytes) -> Found:
         catalogue = _loaded(classes, packed, open_until_done)
         store = _store_here(name)
         if store is None:
-            return Found("", "", 0)
+            return Found("", "", "", 0)
         _compare(name, catalogue, store, open_until_done)
-        return Found("", store.store_id, store.partitions)
+        return Found("", "", store.store_id, store.partitions)
 
 
 def _loaded(classes: bytes, packed: bytes, open_until_done: ExitStack) -> Catalogue:

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 def test_a_first_store_is_made_without_nodes_that_were_given_up_by_name(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     write(tmp_path, {"__init__.py": "", "rules.py": "FEE = 1\n", "domain.py": DOMAIN, "app.py": APP})
-    with LocalNodes(LocalCluster(nodes=2, cpus=1), tmp_path / "cluster", remember=True):
-        pass  # Ray's directory remembers both of them
+    with LocalNodes(LocalCluster(nodes=2, cpus=1), tmp_path / "cluster", remember=True) as nodes:
+        nodes.kill_node(1)  # Ray's directory remembers both of them, and for some seconds more takes this one to be up
     with LocalNodes(LocalCluster(nodes=1, cpus=1), tmp_path / "cluster", remember=True) as nodes:
         why = (
             "the store shop: no node that answers has it, and these may: node-1 (down); start them; or, if those that"
