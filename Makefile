@@ -55,8 +55,9 @@ check: $(READY) ## lint, format, types, dead code, and who imports whom, over so
 # deadlines. ARGS="-n 0" has one after the other. The longest files come first (tests/conftest.py), and so all four end
 # at the same time. Each actor is a process that imports the project: under PYTHONDONTWRITEBYTECODE it would compile it
 # every time.
-# What fails beside others, on a machine that is busy with both, is run once more, one test after the other. Not after a
-# run that was broken off, or in which a file could not be read: most tests have not run then, and nothing would tell.
+# What fails beside others, on a machine that is busy with both, is run once more, one test after the other, and with the
+# rest of its file: in some, a test goes on where the one before it has stopped. Not after a run that was broken off, or
+# in which a file could not be read: most tests have not run then, and nothing would tell.
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 FAILED := .pytest_cache/v/cache/lastfailed
 only_tests_failed = [ $$status -eq 1 ] && ! grep '": true' $(FAILED) | grep -qv '::'
@@ -64,8 +65,8 @@ only_tests_failed = [ $$status -eq 1 ] && ! grep '": true' $(FAILED) | grep -qv 
 pytest: $(READY) compiled
 	@$(PYTEST) -n 4 $(ARGS) || { \
 	  status=$$?; $(only_tests_failed) || exit $$status; \
-	  echo 'once more, one after the other, what has failed:'; \
-	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
+	  echo 'once more, one after the other, the files in which a test has failed:'; \
+	  $(BIN)/python -m pytest $$(sed -n 's/^ *"\([^":]*\)::.*/\1/p' $(FAILED) | sort -u) $(ARGS); }
 
 compiled: $(READY)
 	@$(BIN)/python -m compileall -q actors runtime benchmarks rayfold tests examples

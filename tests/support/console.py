@@ -35,6 +35,10 @@ class Told(Exception):  # noqa: N818 - what an error was, in another process
         self.kind, self.text = kind, text
 
 
+ANSWER_TIMEOUT_S: Final = 200.0
+"""For one expression: longer than what a test waits for on a busy machine, and shorter than a test may take."""
+
+
 class Console:
     """The tests' end of the pipe."""
 
@@ -42,12 +46,17 @@ class Console:
         self.process = process
 
     def __call__(self, expression: str) -> Any:
-        """The value of an expression over there. Raises `Told`."""
+        """The value of an expression over there. Raises `Told`. A program that does not answer is killed."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{json.dumps(expression)}\n")
         self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        too_long = threading.Timer(ANSWER_TIMEOUT_S, self.process.kill)
+        too_long.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            too_long.cancel()
         assert line, f"the program has ended with {self.process.wait()}"
         kind, value = json.loads(line)
         if kind:
@@ -79,7 +88,11 @@ def console(
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # else it is waited for without end
+                raise
 
 
 class Load:

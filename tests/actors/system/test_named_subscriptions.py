@@ -81,6 +81,17 @@ def free(program: Console, name: str) -> bool:
     return True
 
 
+def acknowledged(program: Console) -> bool:
+    """Whether all partitions are up to take what a program acknowledges."""
+    try:
+        program("s.acknowledge()")
+    except Told as error:
+        if error.kind == "Unavailable":
+            return False
+        raise
+    return True
+
+
 def in_partition(events: list[list[int]], partition: int) -> list[int]:
     return [amount for amount, where in events if where == partition]
 
@@ -206,7 +217,8 @@ def test_what_is_lost_with_a_node_holds_up_nothing_else_and_goes_on_when_it_is_b
         assert bank(TAKE.format(count=1)) == [[6, here]]
     finally:
         nodes.start_node(1)
-    bank("s.acknowledge()")
+    while not acknowledged(bank):
+        LOOKING.wait(0.2)
     bank(f"bank.execute(Account, {ACCOUNTS[gone]!r}, Deposit(amount=7), timeout_s=60).position")
     assert bank(TAKE.format(count=1)) == [[7, gone]]
     bank("s.acknowledge() or s.close()")
