@@ -19,6 +19,9 @@ bench = typer.Typer(
     rich_markup_mode=None,
 )
 
+EVENTS_MIN = 10_000
+"""In a log: each of the thousand accounts that commands go to has ten of them."""
+
 CORES_MAX = 64
 NODES_MAX = 100
 """Of the model: beyond them a simulation takes minutes."""
@@ -40,6 +43,14 @@ def _numbers(said: str, what: str, least: int) -> tuple[int, ...]:
     return numbers
 
 
+def _sizes(said: str) -> tuple[int, ...]:
+    """`100000,1000000` as sizes of logs, the smallest first. Raises `BadParameter`."""
+    sizes = tuple(sorted(_numbers(said, "--events", EVENTS_MIN)))
+    if len(sizes) < 2:
+        raise typer.BadParameter(f"{said!r} is one size; a log is compared with the smallest", param_hint="--events")
+    return sizes
+
+
 def _run(
     context: typer.Context,
     seconds: Annotated[float | None, typer.Option(help="Of each timed part. Default: 2.5; 1 with --quick.")] = None,
@@ -50,6 +61,10 @@ def _run(
     replicas: Annotated[
         str | None,
         typer.Option(metavar="0,1,2", help="Default: 0 and powers of two up to the cores; 0,1 with --quick."),
+    ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(metavar="100000,1000000", help="In the logs of the replay suite, at least two. Default: its own."),
     ] = None,
     pin: Annotated[bool, typer.Option(help="Writers, projectors, load generator and Ray on disjoint cores.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes; all of it within 10 minutes.")] = False,
@@ -73,6 +88,7 @@ def _run(
         repeat=repeat,
         partitions=None if partitions is None else _numbers(partitions, "--partitions", 1),
         replicas=None if replicas is None else _numbers(replicas, "--replicas", 0),
+        events=None if events is None else _sizes(events),
         pin=pin,
         quick=quick,
         only=only,

@@ -66,6 +66,7 @@ class Request:
     repeat: int | None = None
     partitions: tuple[int, ...] | None = None
     replicas: tuple[int, ...] | None = None
+    events: tuple[int, ...] | None = None
     pin: bool = False
     quick: bool = False
     only: str | None = None
@@ -170,6 +171,7 @@ def _options(request: Request, place: Path) -> Options:
         seed=request.seed,
         partitions=request.partitions or ((1, 2) if request.quick else _doubling(cores)),
         replicas=request.replicas or ((0, 1) if request.quick else (0, *_doubling(cores))),
+        events=request.events,
         pin=request.pin,
         address=request.address,
     )
@@ -355,7 +357,8 @@ def _json_file(said: Path, machine: dict[str, Any], request: Request) -> Path:
 def _as_said(request: Request, options: Options) -> dict[str, Any]:
     """The options of a run as they go into the results: no place on this machine among them."""
     kept = {name: value for name, value in asdict(options).items() if name not in {"directory", "address"}}
-    lists = {"partitions": list(options.partitions), "replicas": list(options.replicas)}
+    given = {"partitions": options.partitions, "replicas": options.replicas, "events": options.events}
+    lists = {name: None if numbers is None else list(numbers) for name, numbers in given.items()}
     return {**kept, **lists, "joined": request.address is not None}
 
 

@@ -35,6 +35,8 @@ class Options:
     seed: int
     partitions: tuple[int, ...]
     replicas: tuple[int, ...]
+    events: tuple[int, ...] | None = None
+    """In the logs of the replay suite, the smallest first; None: its own sizes."""
     pin: bool = False
     address: str | None = None
     """Of a cluster, over whose nodes the stores are spread; None: everything is on this machine."""

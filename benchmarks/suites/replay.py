@@ -64,7 +64,7 @@ class Unsnapshotted(Account, placement=Shared(), snapshot_every=0):
 
 def sizes_of(options: Options) -> tuple[int, ...]:
     """Events in the logs, the smallest first."""
-    return (100_000, 300_000) if options.quick else (100_000, 1_000_000, 10_000_000)
+    return options.events or ((100_000, 300_000) if options.quick else (100_000, 1_000_000, 10_000_000))
 
 
 def cases(options: Options) -> list[Case]:

@@ -231,6 +231,8 @@ ROOT = Path(__file__).resolve().parents[3]
         (("nosuch",), "No such command 'nosuch'."),
         (("write", "--partitions", "1,x"), "'1,x' is not a list of numbers, such as 1,2,4"),
         (("write", "--partitions", "0"), "'0': each has to be at least 1"),
+        (("replay", "--events", "100,20000"), "'100,20000': each has to be at least 10000"),
+        (("replay", "--events", "20000"), "'20000' is one size; a log is compared with the smallest"),
         (("compare", "a.json"), "Missing argument 'B.json'."),
         (("compare", "a.json", "b.json"), "cannot read a.json: No such file or directory"),
     ],
