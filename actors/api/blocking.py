@@ -331,6 +331,11 @@ class BlockingOperations(Portal):
         `Operations.switch_sink`."""
         return self._wait(self._runtime.switch_sink(name, on, by=by, reason=reason))
 
+    def skip_event(self, sink: str, event: str, *, by: str, reason: str) -> None:
+        """Have a sink leave out an event that its target never takes, so that the ones behind it are published;
+        within two seconds, permanently. See `Operations.skip_event`."""
+        return self._wait(self._runtime.skip_event(sink, event, by=by, reason=reason))
+
     @overload
     def events(
         self,

@@ -26,7 +26,7 @@ from ...runtime.domain.projection import Projection
 from ...runtime.domain.recorded import Recorded
 from ...runtime.encoding.envelope import Envelope
 from ...runtime.encoding.outcome import Outcome
-from ...runtime.errors import CallerError, InvalidMessage, RayfoldError, Unavailable
+from ...runtime.errors import CallerError, InvalidMessage, RayfoldError, Unavailable, UnknownName
 from ...runtime.feed.event_filter import Key, Streams, Types
 from ...runtime.feed.event_range import EventOptions
 from ...runtime.feed.log_range import Bound
@@ -39,7 +39,7 @@ from ...runtime.read.positions import After
 from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.read.unreadable import Unreadable
 from ...runtime.receipt import Receipt
-from ...runtime.sinks.kept_sinks import KeptSink, kept_sinks, switch_sink
+from ...runtime.sinks.kept_sinks import KeptSink, kept_sinks, skip_event, switch_sink
 from ...runtime.store.memory_logs import no_directory
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store
@@ -543,6 +543,23 @@ class Operations:
         store, calls = self._store, self._here.partition_calls
         with contextlib.closing(calls):
             await asyncio.to_thread(switch_sink, calls, store.partitions, name, on, by, reason)
+
+    async def skip_event(self, sink: str, event: str, *, by: str, reason: str) -> None:
+        """Have a sink leave out an event that its target never takes, so that the ones behind it are published; within
+        two seconds, permanently. Stored with the name and the reason. `event`: its id, as `status().sinks` has it in
+        `unconfirmed`; no other event can be left out.
+
+        Raises `UnknownName` for a sink that this system has not, `InvalidMessage`, `Unavailable`.
+
+        Example:
+            await bank.skip_event("mails", "Account/alice:7", by="ada", reason="the address is gone")
+        """
+        running = {one.name: one for one in (await self.status()).sinks}
+        if sink not in running:
+            raise UnknownName("sink", sink, list(running))
+        store, calls, tried = self._store, self._here.partition_calls, running[sink].unconfirmed
+        with contextlib.closing(calls):
+            await asyncio.to_thread(skip_event, calls, store.partitions, sink, tried, event, by, reason)
 
     @overload
     def events(

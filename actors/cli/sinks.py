@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import closing
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 from rich.markup import escape
@@ -22,6 +22,7 @@ from .options import AddressOption, ByOption, JsonOption, ReasonOption, SystemAr
 
 if TYPE_CHECKING:
     from ...runtime.sinks.kept_sinks import KeptSink
+    from ..api.blocking import BlockingOperations
     from ..observe.status import SinkStatus
 
 __all__ = ["sinks"]
@@ -35,27 +36,51 @@ class Switch(Enum):
 
     ON = "on"
     OFF = "off"
+    SKIP = "skip"
+
+
+class Order(NamedTuple):
+    """One of these, with all that it takes."""
+
+    what: Switch
+    sink: str
+    event: str
+    by: str
+    reason: str
+
+    def give(self, bank: BlockingOperations) -> None:
+        """To a system that runs."""
+        if self.what is Switch.SKIP:
+            bank.skip_event(self.sink, self.event, by=self.by, reason=self.reason)
+        else:
+            bank.switch_sink(self.sink, self.what is Switch.ON, by=self.by, reason=self.reason)
 
 
 def sinks(
     directory: SystemArgument,
     switch: Annotated[
-        Switch | None, typer.Argument(help="on: publish. off: do not; its place stays where it is.")
+        Switch | None,
+        typer.Argument(help="on: publish. off: do not; its place stays where it is. skip: leave an event out."),
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The sink.")] = None,
+    event: Annotated[
+        str | None, typer.Argument(metavar="EVENT", help="To skip: its id, which its target does not take.")
+    ] = None,
     by: ByOption = None,
     reason: ReasonOption = None,
     json_file: JsonOption = None,
     address: AddressOption = "auto",
 ) -> None:
-    """Show how far sinks are, and why one does not publish; or switch one on or off. Exit code 1 if one is failing."""
-    if switch is not None and not name:
-        raise CallerError(f"which sink is to be switched {switch.value}? Give its name")
-    wanted = None
+    """Show how far sinks are, and why one does not publish; switch one on or off, or have one leave an event out. Exit
+    code 1 if one is failing."""
+    order = None
     if switch is not None:
-        by, reason = check_signed(switch.value, by, reason)
-        wanted = name or "", switch is Switch.ON, by, reason
-    kept, running = _asked(directory, wanted, address)
+        if not name:
+            raise CallerError(f"which sink is to be switched {switch.value}? Give its name")
+        if (switch is Switch.SKIP) != bool(event):
+            raise CallerError(f"an id of an event belongs to skip, and to nothing else: {switch.value} {event or ''}")
+        order = Order(switch, name, event or "", *check_signed(switch.value, by, reason))
+    kept, running = _asked(directory, order, address)
     by_name = {one.name: one for one in running}
     _show(kept, by_name)
     values = [one._asdict() | {"now": _values(by_name.get(one.name))} for one in kept]
@@ -64,9 +89,7 @@ def sinks(
         raise typer.Exit(ATTENTION)
 
 
-def _asked(
-    directory: Path, wanted: tuple[str, bool, str, str] | None, address: str
-) -> tuple[list[KeptSink], list[SinkStatus]]:
+def _asked(directory: Path, order: Order | None, address: str) -> tuple[list[KeptSink], list[SinkStatus]]:
     """What the store keeps, and what is published now, where a program can be asked for it."""
     from ...runtime.sinks.kept_sinks import kept_sinks, switch_sink
     from ..api.connection import connect_blocking
@@ -76,13 +99,17 @@ def _asked(
 
     if is_application(directory):
         with connected_to(str(directory), address) as application:
-            if wanted is not None:
-                application.switch_sink(wanted[0], wanted[1], by=wanted[2], reason=wanted[3])
+            if order is not None:
+                order.give(application)
             return application.sinks(), application.status().sinks
     store, running = whole_store(directory), list["SinkStatus"]()
+    if order is not None and order.what is Switch.SKIP:  # only what is tried now can be left out
+        with connect_blocking(store.path, Application("operator", aggregates=[])) as bank:
+            order.give(bank)
     with closing(HolderCalls(store)) as calls:
-        if wanted is not None:
-            switch_sink(calls, store.partitions, *wanted)
+        if order is not None and order.what is not Switch.SKIP:
+            on = order.what is Switch.ON
+            switch_sink(calls, store.partitions, order.sink, on, order.by, order.reason)
         kept = kept_sinks(calls, store.partitions)
     try:
         with connect_blocking(store.path, Application("operator", aggregates=[])) as bank:

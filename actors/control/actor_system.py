@@ -216,7 +216,7 @@ def _sink_status(sink: Sink, answer: SinksAnswer | None, heads: Mapping[int, int
         return SinkStatus(sink.name, answer.pid if answer is not None else 0, alive=answer is not None)
     at = facts.positions
     behind = sum(max(head - at[one], 0) for one, head in heads.items()) if at.keys() >= heads.keys() else None
-    rest = facts.published, facts.failing_s, facts.failure
+    rest = facts.published, facts.failing_s, facts.failure, facts.unconfirmed
     return SinkStatus(sink.name, answer.pid, True, facts.on, at, behind, *rest)
 
 

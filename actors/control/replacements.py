@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ...runtime.errors import RayfoldError, Sealed, StoreError
 from ...runtime.printable import printable_log
@@ -35,6 +35,8 @@ __all__ = ["Replacements"]
 T = TypeVar("T")
 
 log = printable_log(__name__)
+
+_SINKS: Final = "the process of the sinks"
 
 
 class Replacements:
@@ -72,7 +74,8 @@ class Replacements:
         system, shares = self._system, self._system.shares
         seated = {f"partition {number}": number for number in system.partitions.seated if system.is_up(number)}
         projectors = system.projections.projectors()
-        self._heartbeats.keep({*seated, *shares.up, *(one.name for one in projectors)})
+        sinks = {} if system.sinks is None else {_SINKS: system.sinks}
+        self._heartbeats.keep({*seated, *shares.up, *(one.name for one in projectors), *sinks})
         self._openings.keep(set(seated))
         for who, number in seated.items():
             actor = system.partitions.seated[number].actor
@@ -84,6 +87,8 @@ class Replacements:
             )
         for projector in projectors:
             self._heartbeats.take(projector.name, partial(_asked, projector.actor.process_id))
+        for who, publishing in sinks.items():
+            self._heartbeats.take(who, partial(_asked, publishing.process_id))
 
     def _heard(self, partition: int, trouble: RayfoldError | None) -> None:
         if trouble is None or isinstance(trouble, StoreError):
@@ -153,6 +158,8 @@ class Replacements:
         system = self._system
         if who in system.shares.up:
             return system.shares.agent(who)
+        if who == _SINKS:
+            return system.sinks
         if who.startswith("partition "):
             return system.partitions.seated[int(who.removeprefix("partition "))].actor
         return next((one.actor for one in system.projections.projectors() if one.name == who), None)
@@ -166,6 +173,8 @@ class Replacements:
             number = int(who.removeprefix("partition "))
             await system.partitions.replace(number, shares.map.owners[number])
             system.projections.use_partitions(system.partitions.handles())
+        elif who == _SINKS:
+            await system.replace_sinks()
         else:
             await system.projections.replace(who)
 

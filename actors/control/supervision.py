@@ -220,6 +220,12 @@ class Supervision(ActorSystem):
             start = SinksPlan(self.shares.store, plan.catalogue, self.cluster.namespace, self._partition_names())
             self.sinks = start_sinks(start, present, detached=self.detached)
 
+    async def replace_sinks(self) -> None:
+        """See `SystemState`. The lease of a frozen process runs out meanwhile."""
+        if self.sinks is not None:
+            kill(self.sinks)
+        await self._start_sinks()
+
     async def _end_sinks(self, sinks: SinksHandle) -> None:
         with contextlib.suppress(Exception):
             await call(sinks.close)

@@ -15,6 +15,7 @@ from ..cluster.ray_cluster import Cluster, NodeFacts
 from ..cluster.scheduling import ClusterScheduling
 from ..nodes.agents import NodeAgents
 from ..packaging.application import ApplicationPlan
+from ..sinks.handle import SinksHandle
 from .partitions import PartitionActors
 from .projections import ClusterProjectorFleet
 
@@ -37,6 +38,9 @@ class SystemState(Protocol):
     changing: asyncio.Lock
     """Held while partitions are moved, code is deployed, or lost actors are replaced: one at a time."""
 
+    sinks: SinksHandle | None
+    """The actor that publishes; None where there are no sinks."""
+
     def is_up(self, number: int) -> bool:
         """Whether the home of a partition's actor is up."""
         ...
@@ -55,6 +59,10 @@ class SystemState(Protocol):
 
     async def open_partition(self, number: int) -> None:
         """Have a partition take commands, or note down why it cannot."""
+        ...
+
+    async def replace_sinks(self) -> None:
+        """End the process of the sinks, and start another."""
         ...
 
     async def leave_drained(self) -> None:

@@ -42,6 +42,8 @@ def drawn(status: Status, store: AnyStore, who: object) -> RenderableType:
         parts.append(_own_actors(status))
     if status.projectors:
         parts.append(_projectors(status))
+    if status.sinks:
+        parts.append(_sinks(status))
     return Group(*parts, *_troubles(status))
 
 
@@ -56,6 +58,7 @@ def as_values(status: Status, store: AnyStore, holder: Holder | None) -> dict[st
         "partitions": [_partition_values(one) for one in status.partitions],
         "own_actors": [{**one._asdict(), "stream": str(one.stream)} for one in status.own_actors],
         "projectors": [_projector_values(one) for one in status.projectors],
+        "sinks": [one._asdict() for one in status.sinks],
     }
 
 
@@ -144,6 +147,17 @@ def _projectors(status: Status) -> Table:
     return table
 
 
+def _sinks(status: Status) -> Table:
+    table = _table("sink", "pid", "behind", "published", "state", left=1)
+    for one in status.sinks:
+        state = "[bold red]silent[/]"
+        if one.alive:
+            state = "[yellow]off[/]" if one.on is False else "[bold red]failing[/]" if one.failure else "[green]live[/]"
+        behind = "?" if one.behind_events is None else f"{one.behind_events:,}"
+        table.add_row(escape(one.name), str(one.pid or "?"), behind, f"{one.published:,}" if one.alive else "?", state)
+    return table
+
+
 def _troubles(status: Status) -> list[str]:
     """What is wrong, one line each."""
     told = [f"node {one.name}: {one.trouble}" for one in status.nodes if one.trouble]
@@ -165,6 +179,7 @@ def _troubles(status: Status) -> list[str]:
             told.append(f"{who} has set aside {where}: {one.error}")
         if (more := len(projector.quarantined) - QUARANTINED_SHOWN) > 0:
             told.append(f"{who} has set aside {more:,} more")
+    told += [f"sink {one.name} does not publish: {one.failure}" for one in status.sinks if one.failure]
     return [escape(line) for line in told]
 
 

@@ -185,6 +185,8 @@ class SinkStatus(NamedTuple):
     """For how long nothing was confirmed although it was tried, in seconds; 0 if all is well."""
     failure: str = ""
     """Why not; empty if all is well."""
+    unconfirmed: tuple[str, ...] = ()
+    """Ids of the events that were tried and not confirmed."""
 
 
 class Status(NamedTuple):

@@ -100,6 +100,12 @@ class SinksActor:
 
     @ray.method(concurrency_group="reads")
     @replies
+    def process_id(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="reads")
+    @replies
     def status(self) -> SinksAnswer:
         """What each sink is doing."""
         return SinksAnswer(os.getpid(), [publisher.facts() for publisher in self._publishers])
@@ -134,7 +140,11 @@ class SinksActor:
             on: bool = self._calls().call(coordinator, "switched", sink.subscription, patience_s=_ASK_S)[0]
             return on
 
-        return Publisher(sink, opened, is_on)
+        def is_skipped(event: str) -> bool:
+            found: bool = self._calls().call(coordinator, "skipped", sink.subscription, event, patience_s=_ASK_S)
+            return found
+
+        return Publisher(sink, opened, is_on, is_skipped)
 
     def _calls(self) -> ActorCalls:
         return ActorCalls(self._reached, leased=True)

@@ -276,7 +276,8 @@ class LocalSystem(ActorSystem):
     def living(self) -> list[tuple[str, Any]]:
         """The actors whose heartbeats are checked (`system/liveness.py`)."""
         partitions = [(f"partition {number}", actor) for number, actor in enumerate(self.placement.actors)]
-        return [*partitions, *((one.name, one.actor) for one in self.fleet.projectors())]
+        sinks = [] if self.sinks is None else [("the process of the sinks", self.sinks)]
+        return [*partitions, *((one.name, one.actor) for one in self.fleet.projectors()), *sinks]
 
     def rebuild(self, projection: type[Projection]) -> Rebuild:
         """Have a read model built anew from the log, beside the one that serves."""

@@ -26,6 +26,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import threading
@@ -132,7 +133,9 @@ class GroupCoordinator:
         except Damaged as error:  # commands are decided all the same; who opens that name gets the error
             log.error("partition %d does not know who has subscriptions open: %s", partition, error)
 
-    METHODS: Final = frozenset({"group", "join", "claim", "save", "leave", "forget", "listed", "switched", "switch"})
+    METHODS: Final = frozenset(
+        {"group", "join", "claim", "save", "leave", "forget", "listed", "switched", "switch", "skip", "skipped"}
+    )
     """What may be asked by other processes, besides `renew`."""
 
     def take_over_files(self) -> None:
@@ -270,6 +273,15 @@ class GroupCoordinator:
     def switch(self, name: str, on: bool, by: str, reason: str) -> None:
         """Have a sink publish, or not, from now on."""
         self._put(f"{name}/on", [self._store_id if on else "", by[:_TEXT_MAX], reason[:_TEXT_MAX]])
+
+    def skip(self, name: str, event: str, by: str, reason: str) -> None:
+        """Have a sink leave out an event which its target never takes; permanently."""
+        self._put(_skip_key(name, event), [event, by[:_TEXT_MAX], reason[:_TEXT_MAX]])
+
+    def skipped(self, name: str, event: str) -> bool:
+        """Whether an operator has decided so."""
+        key = _skip_key(name, event)
+        return bool(self._log.subscription_rows(key))
 
     # --- at every partition --------------------------------------------------------------------------------------
 
@@ -444,6 +456,11 @@ def coordinator_of(name: str, partitions: int) -> int:
 def process_here() -> str:
     """Names this process for coordinators: its namespace of process ids, its id, and when it was started."""
     return f"{pids_here()}|{os.getpid()}|{_started(os.getpid())}"
+
+
+def _skip_key(name: str, event: str) -> str:
+    """An event's id may be longer than a key."""
+    return f"{name}/skip/{hashlib.blake2b(event.encode(), digest_size=16).hexdigest()}"
 
 
 def _is_open(hold: _Held, process: str, mine: Sequence[int]) -> bool:

@@ -6,7 +6,7 @@ Beside the read path, for `Runtime.switch_sink` and `rayfold sinks`. Each partit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from ..errors import InvalidMessage, UnknownName
@@ -16,7 +16,7 @@ from ..feed.named_subscriptions import subscriptions_of
 from ..printable import shown
 from .sink import PREFIX
 
-__all__ = ["KeptSink", "kept_sinks", "switch_sink"]
+__all__ = ["KeptSink", "kept_sinks", "skip_event", "switch_sink"]
 
 _ASK_S: Final = 5.0
 """How long a partition may take that is away or busy."""
@@ -57,11 +57,28 @@ def kept_sinks(calls: PartitionCalls, partitions: int) -> list[KeptSink]:
 def switch_sink(calls: PartitionCalls, partitions: int, name: str, on: bool, by: str, reason: str) -> None:
     """Have a sink publish, or not; who and why are stored with it. What publishes it looks every two seconds. Raises
     `UnknownName` for one that has never begun, `InvalidMessage` without who and why, `Unavailable`."""
-    for what, text in (("by", by), ("reason", reason)):
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidMessage("switch_sink", f"{what}={shown(text)}", "give a name and a reason, which are stored")
+    _check_signed("switch_sink", by, reason)
     known = [one.name for one in kept_sinks(calls, partitions)]
     if name not in known:
         raise UnknownName("sink", name, known)
     full = f"{PREFIX}{name}"
     calls.call(coordinator_of(full, partitions), "switch", full, bool(on), by, reason, patience_s=_ASK_S)
+
+
+def skip_event(
+    calls: PartitionCalls, partitions: int, name: str, unconfirmed: Collection[str], event: str, by: str, reason: str
+) -> None:
+    """Have a sink leave out an event, permanently; who and why are stored with it. `unconfirmed`: those that it tries
+    now. Raises `InvalidMessage` for any other event and without who and why, `Unavailable`."""
+    _check_signed("skip_event", by, reason)
+    if event not in unconfirmed:
+        what = f"sink {name} does not wait for {shown(event)} to be confirmed"
+        raise InvalidMessage("skip_event", what, f"it waits for: {', '.join(sorted(unconfirmed)) or 'none'}")
+    full = f"{PREFIX}{name}"
+    calls.call(coordinator_of(full, partitions), "skip", full, event, by, reason, patience_s=_ASK_S)
+
+
+def _check_signed(what: str, by: str, reason: str) -> None:
+    for field, text in (("by", by), ("reason", reason)):
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidMessage(what, f"{field}={shown(text)}", "give a name and a reason, which are stored")

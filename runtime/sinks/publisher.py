@@ -9,6 +9,7 @@ Rules kept here:
   most a page is in memory
 - what is not confirmed is sent again after a pause, without end: one event that the target does not take stops its
   sink, visibly, and no other
+- an event is left out only where an operator has decided it, with a name and a reason, and after it was not confirmed
 - a sink publishes only while it is on. A store knows which of its sinks are; a restored one has all of them off
 """
 
@@ -64,15 +65,19 @@ class PublisherFacts(NamedTuple):
     """For how long nothing was confirmed although it was tried, in seconds; 0 if all is well."""
     failure: str
     """Why not; empty if all is well."""
+    unconfirmed: tuple[str, ...]
+    """Ids of the events that were tried and not confirmed."""
 
 
 class Publisher:
     """One sink."""
 
-    def __init__(self, sink: Sink, open_feed: Callable[[], Feed], is_on: Callable[[], bool]) -> None:
-        """`open_feed`: opens its subscription, acknowledged by hand. `is_on`: whether it is switched on. Both may raise
-        what reading and asking the store raises."""
-        self._sink, self._open_feed, self._is_on = sink, open_feed, is_on
+    def __init__(
+        self, sink: Sink, open_feed: Callable[[], Feed], is_on: Callable[[], bool], is_skipped: Callable[[str], bool]
+    ) -> None:
+        """`open_feed`: opens its subscription, acknowledged by hand. `is_on`: whether it is switched on. `is_skipped`:
+        whether the event of this id is to be left out. All may raise what reading and asking the store raises."""
+        self._sink, self._open_feed, self._is_on, self._is_skipped = sink, open_feed, is_on, is_skipped
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._on: bool | None = None
@@ -80,6 +85,7 @@ class Publisher:
         self._positions: dict[int, int] = {}
         self._failing_since_s = 0.0
         self._failure = ""
+        self._unconfirmed: set[str] = set()
         self._lost: RayfoldError | None = None
         """Why this process has the sink no more."""
 
@@ -98,8 +104,9 @@ class Publisher:
         """What it is doing now. From any thread."""
         since_s = self._failing_since_s
         failing_s = time.monotonic() - since_s if since_s else 0.0
+        unconfirmed = tuple(sorted(self._unconfirmed.copy()))
         return PublisherFacts(
-            self._sink.name, self._on, self._published, dict(self._positions), failing_s, self._failure
+            self._sink.name, self._on, self._published, dict(self._positions), failing_s, self._failure, unconfirmed
         )
 
     def run(self) -> None:
@@ -110,7 +117,7 @@ class Publisher:
             try:
                 self._on = self._is_on()
                 if not self._on:
-                    self._failing_since_s, self._failure = 0.0, ""
+                    self._is_well()
                     self._stopping.wait(_SWITCH_S)
                     continue
                 asyncio.run(self._publish())
@@ -186,7 +193,7 @@ class Publisher:
         return all(task.result() for task in tasks)
 
     async def _send(self, event: CloudEvent, publish: Publish) -> bool:
-        """Until it is confirmed. False if it is to stop before that."""
+        """Until it is confirmed, or left out. False if it is to stop before that."""
         made = 0
         while not self._over:
             try:
@@ -194,13 +201,32 @@ class Publisher:
             except NotConfirmed as error:
                 made += 1
                 self._failed(error, event.id)
-                until_s = time.monotonic() + self._pause_s(error, made)
-                while (left_s := until_s - time.monotonic()) > 0 and not self._over:
-                    await asyncio.sleep(min(left_s, _LOOK_S))
+                if await self._skipped_within(self._pause_s(error, made), event.id):
+                    return True
+            except Exception as error:
+                if await self._skipped_within(0.0, event.id):
+                    return True
+                raise _Failed(event.id) from error
             else:
                 self._published += 1
-                self._failing_since_s, self._failure = 0.0, ""
+                self._is_well(event.id)
                 return True
+        return False
+
+    async def _skipped_within(self, pause_s: float, event: str) -> bool:
+        """After this pause, or as soon as the event is left out: then True; or as soon as it is to stop."""
+        until_s, again_s = time.monotonic() + pause_s, 0.0
+        while not self._over:
+            if time.monotonic() >= again_s:
+                again_s = time.monotonic() + _SWITCH_S
+                with suppress(RayfoldError):  # what cannot be asked now is asked again
+                    if await asyncio.to_thread(self._is_skipped, event):
+                        log.warning("sink %s leaves out %s, as an operator has decided", self._sink.name, event)
+                        self._is_well(event)
+                        return True
+            if (left_s := until_s - time.monotonic()) <= 0:
+                break
+            await asyncio.sleep(min(left_s, _LOOK_S))
         return False
 
     def _pause_s(self, error: Exception, made: int) -> float:
@@ -213,9 +239,22 @@ class Publisher:
     def _failed(self, error: Exception, event: str = "") -> None:
         while isinstance(error, ExceptionGroup):  # of several streams at the same time: the first one
             error = error.exceptions[0]
+        if isinstance(error, _Failed) and isinstance(error.__cause__, Exception):
+            event, error = str(error), error.__cause__
+        if event:
+            self._unconfirmed.add(event)
         what = str(error) if isinstance(error, RayfoldError | NotConfirmed) else failure_text(error)
         what = f"{event}: {what}" if event else what
         if not self._failing_since_s:
             self._failing_since_s = time.monotonic()
             log.warning("sink %s does not publish: %s", self._sink.name, what)
         self._failure = what
+
+    def _is_well(self, event: str = "") -> None:
+        """This event was confirmed, or left out; without one, nothing is tried."""
+        self._unconfirmed = self._unconfirmed - {event} if event else set()
+        self._failing_since_s, self._failure = 0.0, ""
+
+
+class _Failed(Exception):  # noqa: N818 - not an error of its own
+    """The target has raised something else than `NotConfirmed`, which is the cause, for the event of this id."""

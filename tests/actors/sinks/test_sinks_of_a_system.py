@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import rich.console
 
-from rayfold import BlockingRuntime, InvalidMessage, Sink, UnknownName, Webhook
+from rayfold import BlockingRuntime, InvalidMessage, Settings, Sink, UnknownName, Webhook
 from rayfold.actors.cluster.local import LocalCluster, LocalNodes
 from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.observe.screen import drawn
 from rayfold.runtime.backup.restoring import restore_store
 from rayfold.runtime.backup.taking import backup_store
 from tests.actors.cluster.test_local_cluster import left_over
@@ -33,7 +36,7 @@ WIDE: Final = {**os.environ, "COLUMNS": "200"}
 
 def bank_at(path: Path, receiver: Receiver, **options: Any) -> BlockingRuntime:
     sink = Sink("mails", "Deposited", to=Webhook(receiver.url), since="beginning")
-    return BlockingRuntime(path, aggregates=[Account], sinks=[sink], partitions=2, timeout_s=60, **options)
+    return BlockingRuntime(path, aggregates=[Account], sinks=[sink], partitions=2, **{"timeout_s": 60, **options})
 
 
 @pytest.fixture
@@ -86,8 +89,20 @@ def test_what_is_committed_is_published_through_kills_and_restarts(
         shown(bank.store.path, 0, *switched)
         receiver.wait_for(lambda: receiver.refused > 1)
         assert "Account/alice:6: HTTP 500" in shown(bank.store.path, 1)
+        with io.StringIO() as text:
+            rich.console.Console(file=text, width=200).print(drawn(bank.status(), bank.store, "x"))
+            assert "failing" in text.getvalue()
+            assert "sink mails does not publish: Account/alice:6: HTTP 500" in text.getvalue()
+        deposit(bank, 6)
+        with pytest.raises(InvalidMessage, match="'Account/alice:7' to be confirmed; it waits for: Account/alice:6"):
+            bank.skip_event("mails", "Account/alice:7", by="ada", reason="it is behind the one that fails")
+        with pytest.raises(UnknownName, match="no sink is named 'others'; known: mails"):
+            bank.skip_event("others", "Account/alice:6", by="ada", reason="none")
+        shown(bank.store.path, 1, "skip", "mails", "Account/alice:6", "--by", "ada", "--reason", "it is lost")
+        while bank.status().sinks[0].unconfirmed != ("Account/alice:7",):
+            threading.Event().wait(0.2)
         receiver.answer = refused
-        receiver.wait_for(lambda: amounts(receiver) == [1, 2, 3, 4, 5])
+        receiver.wait_for(lambda: amounts(receiver) == [1, 2, 3, 4, 6])
     assert "not published by a running program" in shown(tmp_path / "bank-data", 0)
 
 
@@ -97,6 +112,17 @@ def shown(path: Path, code: int, *arguments: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=WIDE)
     assert done.returncode == code, done
     return " ".join(done.stdout.split())
+
+
+def test_a_process_of_the_sinks_that_is_frozen_is_replaced(
+    cluster: Cluster, tmp_path: Path, receiver: Receiver
+) -> None:
+    with bank_at(tmp_path / "bank-data", receiver, settings=Settings(silent_s=3)) as bank:
+        deposit(bank, 1)
+        receiver.wait_for(lambda: amounts(receiver) == [1])
+        os.kill(bank.status().sinks[0].pid, signal.SIGSTOP)
+        deposit(bank, 2)
+        receiver.wait_for(lambda: amounts(receiver) == [1, 2])
 
 
 def test_a_restored_store_publishes_nothing_until_it_is_switched_on(
@@ -166,6 +192,9 @@ def test_on_a_cluster_every_node_is_published_also_when_the_one_with_the_sinks_i
             except AssertionError:
                 raise AssertionError((lost, bank("bank.status().sinks"))) from None
             assert bank("[(one.on, one.behind) for one in bank.sinks()]")[0][0]
+            os.kill(bank("bank.status().sinks")[0]["pid"], signal.SIGSTOP)  # it is replaced
+            bank(f"bank.execute(Account, {accounts[0]!r}, Deposit(amount=10), timeout_s=60).position")
+            receiver.wait_for(lambda: 10 in amounts(receiver))
     assert left_over(nodes.folder) == []
 
 

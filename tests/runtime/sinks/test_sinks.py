@@ -49,6 +49,7 @@ class World:
         self.calls = LogCalls(dict(enumerate(self.logs.logs)), leased=True, store_id=self.logs.store_id)
         self.catalogue = Catalogue([Account], events=[Opened, Deposited])
         self.on = True
+        self.skipped: set[str] = set()
         self._written = 0
 
     def write(self, *events: Event, to: str = "alice") -> None:
@@ -71,7 +72,7 @@ class World:
         return open_feed(self.logs, self.catalogue, wanted, committed, own=True)
 
     def publisher(self, sink: Sink) -> Publisher:
-        return Publisher(sink, lambda: self.feed(sink), lambda: self.on)
+        return Publisher(sink, lambda: self.feed(sink), lambda: self.on, self.skipped.__contains__)
 
 
 @pytest.fixture
@@ -257,12 +258,18 @@ class Counting:
 
 
 class Breaking:
-    """A target with a bug."""
+    """A target with a bug, of all events or of some."""
+
+    def __init__(self, *ids: str, error: Callable[[str], Exception] = ZeroDivisionError) -> None:
+        self.taken: list[str] = []
+        self._ids, self._error = ids, error
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Publish]:
         async def publish(event: CloudEvent) -> None:
-            raise ZeroDivisionError(event.id)
+            if not self._ids or event.id in self._ids:
+                raise self._error(event.id)
+            self.taken.append(event.id)
 
         yield publish
 
@@ -274,6 +281,26 @@ def test_a_target_that_raises_anything_is_a_failure_that_is_shown(
     publisher = published(Sink("bank", Deposited, to=Breaking(), since="beginning", retry=QUICK))
     while "ZeroDivisionError" not in publisher.facts().failure:
         pass
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, NotConfirmed])
+def test_an_event_that_a_target_never_takes_can_be_left_out_and_no_other_is(
+    world: World, published: Callable[[Sink], Publisher], error: Callable[[str], Exception]
+) -> None:
+    world.write(*(Deposited(amount=number) for number in range(4)))
+    target = Breaking("Account/alice:2", "Account/alice:4", error=error)
+    world.skipped.add("Account/alice:1")  # it is confirmed at once
+    publisher = published(Sink("bank", Deposited, to=target, since="beginning", retry=QUICK))
+    for tried in ("Account/alice:2", "Account/alice:4"):
+        while publisher.facts().unconfirmed != (tried,):
+            pass
+        assert publisher.facts().failure.startswith(tried)
+        world.skipped.add(tried)
+    while sum(publisher.facts().positions.values()) < 4:
+        pass
+    facts = publisher.facts()
+    assert list(dict.fromkeys(target.taken)) == ["Account/alice:1", "Account/alice:3"]
+    assert (facts.failure, facts.unconfirmed) == ("", ())
 
 
 @pytest.mark.parametrize(
