@@ -98,7 +98,8 @@ def test_what_is_committed_is_published_through_kills_and_restarts(
             bank.skip_event("mails", "Account/alice:7", by="ada", reason="it is behind the one that fails")
         with pytest.raises(UnknownName, match="no sink is named 'others'; known: mails"):
             bank.skip_event("others", "Account/alice:6", by="ada", reason="none")
-        shown(bank.store.path, 1, "skip", "mails", "Account/alice:6", "--by", "ada", "--reason", "it is lost")
+        skipped = ("skip", "mails", "Account/alice:6", "--by", "ada", "--reason", "it is lost")
+        shown(bank.store.path, None, *skipped)  # whether the next one has failed by then is open
         while bank.status().sinks[0].unconfirmed != ("Account/alice:7",):
             threading.Event().wait(0.2)
         receiver.answer = refused
@@ -106,11 +107,11 @@ def test_what_is_committed_is_published_through_kills_and_restarts(
     assert "not published by a running program" in shown(tmp_path / "bank-data", 0)
 
 
-def shown(path: Path, code: int, *arguments: str) -> str:
+def shown(path: Path, code: int | None, *arguments: str) -> str:
     """What `rayfold sinks` prints, in one line."""
     command = [sys.executable, "-m", "rayfold.actors.cli", "sinks", str(path), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=WIDE)
-    assert done.returncode == code, done
+    assert done.returncode in ((0, 1) if code is None else (code,)), done
     return " ".join(done.stdout.split())
 
 
