@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from rayfold import Envelope, Projection, Query, Receipt, Runtime, Subscription
 from rayfold.actors.cluster.ray_cluster import Cluster
 
+from ..harness.couriers import open_work
 from .compensation import Authority, Claim, Claims, EveryClaim, Fund
 from .domain import YEAR, Aircraft, Airport, Publish, Timetable
 from .feed import Feed
@@ -136,11 +137,9 @@ async def _flown(
 async def _settled(bank: Runtime, run: Replay, watchdog: ProgressWatchdog) -> None:
     """Return once no process has anything to do any more, and no timer is armed."""
     while True:
-        couriers = [one.courier for one in (await watchdog.patiently(bank.status)).partitions]
-        if all(one is not None for one in couriers):
-            run.unsettled = sum(one.undelivered + one.open_sends + one.timers for one in couriers if one is not None)
-            if not run.unsettled:
-                return
+        run.unsettled = open_work(await watchdog.patiently(bank.status))
+        if not run.unsettled:
+            return
         await asyncio.sleep(LOOK_S)
 
 

@@ -71,7 +71,7 @@ class Replay:
     """Every event against its receipt, if the store is spread over nodes: then it is read while the system runs."""
     integrity: Report | None = None
     """What the nodes report of their logs, likewise."""
-    unsettled: int = 0
+    unsettled: float = 0
     """Deliveries, commands and timers of processes that are open, at the last look."""
     read_back: int = 0
     """Events."""
@@ -89,6 +89,6 @@ class Replay:
         return bool(self.stored_before or self.ledger.repeated or self.killer.outages or self.losses)
 
     @property
-    def progress(self) -> tuple[int, ...]:
+    def progress(self) -> tuple[float, ...]:
         """Another one after each step forward."""
         return self.ledger.told, self.unsettled, len(self.rows), self.read_back

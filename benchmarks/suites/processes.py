@@ -12,8 +12,10 @@ import importlib.util
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import timedelta
+from itertools import count as counting
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,11 +33,13 @@ from rayfold.runtime.store.store import create_or_open_store
 from rayfold.runtime.stream import StreamId
 
 from ..harness.contract import Case, Figure, Options, Sample, hold
+from ..harness.couriers import open_work
 from ..harness.histogram import Latencies
-from ..workloads import local_calls, waiting_steps
-from ..workloads.local_calls import Caller, Order, Posting
-from ..workloads.relay_steps import Answerer, Ask, Asker, Relaying
+from ..workloads import local_calls
+from ..workloads.local_calls import Posting
+from ..workloads.steps import Answerer, Ask, Asker, Relaying, Waiting
 from .invariants import events_of
+from .load import execute_all, open_loop
 from .measuring import CpuMeter, cpu_figures, of_times, rate, seconds_of
 from .running import fresh_folder, shared_ray
 
@@ -50,6 +54,9 @@ DUE_PER_S: Final = 500
 
 ARM_PER_S: Final = 1_000
 """What a busy machine arms at the least: the first timers are due once all are armed."""
+
+OPEN_CALLS: Final = ("undelivered", "timers")
+"""Events that were not delivered, and calls without an end: each has one timer."""
 
 OPEN_CALLS_MAX: Final = 2_000
 """Calls that were asked for and have no end: the commands are paced so, since they are much faster."""
@@ -78,49 +85,35 @@ def cases(options: Options) -> list[Case]:
 
 
 @contextlib.asynccontextmanager
-async def _running(folder: Path, partitions: int) -> AsyncIterator[Runtime]:
+async def _running(folder: Path, partitions: int, **classes: Any) -> AsyncIterator[Runtime]:
+    """A system with these processes or effects; those that relay if none are given."""
     shared_ray()
-    aggregates = [Asker, Answerer]
-    async with Runtime(folder / "s", aggregates=aggregates, processes=[Relaying], partitions=partitions) as running:
+    classes = {"aggregates": [Asker, Answerer], **(classes or {"processes": [Relaying]})}
+    async with Runtime(folder / "s", partitions=partitions, **classes) as running:
         yield running
 
 
-def _asks(first: int = 0) -> Iterator[Envelope]:
-    number = first
-    while True:
-        yield Envelope(Asker, f"asker-{number:07d}", Ask(number=number))
-        number += 1
+def _asks(first: int = 0, number: int | None = None) -> Iterator[Envelope]:
+    """Each to another aggregate, with its own number or always the same."""
+    for at in counting(first):
+        yield Envelope(Asker, f"asker-{at:07d}", Ask(number=at if number is None else number))
 
 
 async def _saturated(running: Runtime, seconds: float) -> tuple[int, float]:
     """How many events went in, in so many seconds, and how long it took until the last step was whole."""
-    begun_s, count = time.perf_counter(), 0
-    going = True
-
-    def source() -> Iterator[Envelope]:
-        for envelope in _asks():
-            if not going:
-                return
-            yield envelope
-
-    async for _, outcome in running.execute_all(source(), in_flight=DEPTH):
-        if isinstance(outcome, RayfoldError):
-            raise outcome
-        count += 1
-        going = time.perf_counter() - begun_s < seconds
-    await _settled(running)
-    return count, time.perf_counter() - begun_s
+    begun_s = time.perf_counter()
+    load = await execute_all(running, _asks(), DEPTH, 0.0, seconds)
+    hold(load.failures)
+    await _until(running, 0, "undelivered", "open_sends")
+    return len(load.receipts), time.perf_counter() - begun_s
 
 
-async def _settled(running: Runtime) -> None:
-    """Until nothing is on its way any more."""
+async def _until(running: Runtime, wanted: int, *kinds: str) -> None:
+    """Until so much of these kinds is open."""
     end_s = time.perf_counter() + SETTLE_TIMEOUT_S
-    while time.perf_counter() < end_s:
-        facts = [one.courier for one in (await running.status()).partitions]
-        if all(one is not None and not (one.undelivered or one.open_sends) for one in facts):
-            return
+    while (there := open_work(await running.status(), *kinds)) != wanted:
+        hold([] if time.perf_counter() < end_s else [f"{there} are open of {' and '.join(kinds)}, not {wanted}"])
         await asyncio.sleep(0.01)
-    hold([f"not all steps are whole after {SETTLE_TIMEOUT_S:g} s"])
 
 
 def _stored(running: Runtime) -> Iterator[StoredEvent]:
@@ -130,11 +123,11 @@ def _stored(running: Runtime) -> Iterator[StoredEvent]:
             yield from events_of(reader)
 
 
-def _outcomes(running: Runtime) -> tuple[Latencies, list[int]]:
-    """From each event until the process has reacted, and until the outcome was in; and how many outcomes each had."""
+def _reactions(running: Runtime, expected: int) -> Latencies:
+    """From each event until the process has reacted; each of so many events had one outcome."""
     asked_us: dict[str, int] = {}
+    outcomes: Counter[str] = Counter()
     reacted: Latencies = Latencies()
-    outcomes: dict[str, int] = {}
     steps = []
     for stored in _stored(running):
         if stored.name == "Asked":
@@ -145,8 +138,10 @@ def _outcomes(running: Runtime) -> tuple[Latencies, list[int]]:
         if answered is None:
             reacted.record_us(max(at_us - asked_us[ident], 0))
         else:
-            outcomes[ident] = outcomes.get(ident, 0) + 1
-    return reacted, [outcomes.get(ident, 0) for ident in asked_us]
+            outcomes[ident] += 1
+    once = sum(outcomes[ident] == 1 for ident in asked_us)
+    hold([] if once == expected == len(asked_us) else [f"{once} of {expected} events had one outcome"])
+    return reacted
 
 
 async def _steps(options: Options, partitions: int) -> Sample:
@@ -154,64 +149,49 @@ async def _steps(options: Options, partitions: int) -> Sample:
         async with _running(folder, partitions) as running:
             await _saturated(running, options.seconds / 5)
         async with _running(folder / "again", partitions) as running:
-            pids = [one.pid for one in (await running.status()).partitions]
-            cpu = CpuMeter({"partitions": pids})
-            count, taken_s = await _saturated(running, options.seconds)
+            cpu = await _cpu_of_partitions(running)
+            steps, taken_s = await _saturated(running, options.seconds)
             used_s = cpu.used_s()
-            _, each = await asyncio.to_thread(_outcomes, running)
-            hold([] if each == [1] * count else [f"{each.count(1)} of {count} events had one outcome"])
-    figures = {"steps_per_s": rate(count, taken_s, "steps/s")}
-    return Sample(figures | cpu_figures(used_s, count, "steps"), notes={"steps": count})
+            await asyncio.to_thread(_reactions, running, steps)
+    figures = {"steps_per_s": rate(steps, taken_s, "steps/s")}
+    return Sample(figures | cpu_figures(used_s, steps, "steps"), notes={"steps": steps})
 
 
 async def _effects(options: Options, partitions: int) -> Sample:
     """Calls to an HTTP server of this machine, until each has its end in the log."""
     with fresh_folder(options) as folder, _http_server() as server:
         port = int(server("")[0])
-        options_of: dict[str, Any] = {"aggregates": [Caller], "effects": [Posting], "partitions": partitions}
-        shared_ray()
-        async with Runtime(folder / "s", **options_of) as running:
-            await _ordered(running, port, options.seconds / 5, 0)
-            pids = [one.pid for one in (await running.status()).partitions]
-            cpu, begun_s = CpuMeter({"partitions": pids}), time.perf_counter()
+        async with _running(folder, partitions, effects=[Posting]) as running:
+            await _called(running, port, options.seconds / 5, 0)
+            cpu, begun_s = await _cpu_of_partitions(running), time.perf_counter()
             first, calls_before = map(int, server("\n"))
-            count = await _ordered(running, port, options.seconds, first)
+            made = await _called(running, port, options.seconds, first)
             taken_s, used_s = time.perf_counter() - begun_s, cpu.used_s()
         keys, calls = map(int, server("\n"))
-        made = keys - first, calls - calls_before
-        hold([] if made == (count, count) else [f"{made[0]} keys and {made[1]} calls of {count} effects"])
-    figures = {"effects_per_s": rate(count, taken_s, "effects/s")}
-    return Sample(figures | cpu_figures(used_s, count, "effects"), notes={"effects": count})
+        seen = keys - first, calls - calls_before
+        hold([] if seen == (made, made) else [f"{seen[0]} keys and {seen[1]} calls of {made} effects"])
+    figures = {"effects_per_s": rate(made, taken_s, "effects/s")}
+    return Sample(figures | cpu_figures(used_s, made, "effects"), notes={"effects": made})
 
 
-async def _ordered(running: Runtime, port: int, seconds: float, first: int) -> int:
+async def _called(running: Runtime, port: int, seconds: float, first: int) -> int:
     """How many effects were asked for in so many seconds; returns once the last one has its end."""
-    begun_s, count, going = time.perf_counter(), 0, True
-
-    def source() -> Iterator[Envelope]:
-        number = first
-        while going:
-            yield Envelope(Caller, f"caller-{number:07d}", Order(port=port))
-            number += 1
-
-    async for _, outcome in running.execute_all(source(), in_flight=DEPTH):
+    begun_s, asked, going, asks = time.perf_counter(), 0, True, _asks(first, port)
+    source = iter(lambda: next(asks) if going else None, None)
+    async for _, outcome in running.execute_all(source, in_flight=DEPTH):
         if isinstance(outcome, RayfoldError):
             raise outcome
-        count += 1
-        if going and not count % 64:
+        asked += 1
+        if going and not asked % 64:
             going = time.perf_counter() - begun_s < seconds
-            while await _open_calls(running) > OPEN_CALLS_MAX:
+            while open_work(await running.status(), *OPEN_CALLS) > OPEN_CALLS_MAX:
                 await asyncio.sleep(0.02)
-    while await _open_calls(running):
-        hold([] if time.perf_counter() - begun_s < SETTLE_TIMEOUT_S + seconds else ["effects do not come to their end"])
-        await asyncio.sleep(0.01)
-    return count
+    await _until(running, 0, *OPEN_CALLS)
+    return asked
 
 
-async def _open_calls(running: Runtime) -> int:
-    """Events that were not delivered, and calls without an end: each has one timer."""
-    facts = [one.courier for one in (await running.status()).partitions]
-    return sum(one.undelivered + one.timers for one in facts if one is not None)
+async def _cpu_of_partitions(running: Runtime) -> CpuMeter:
+    return CpuMeter({"partitions": [one.pid for one in (await running.status()).partitions]})
 
 
 @contextlib.contextmanager
@@ -239,25 +219,19 @@ async def _reaction(options: Options, partitions: int) -> Sample:
     """At half of what a short saturated run has shown."""
     with fresh_folder(options) as folder:
         async with _running(folder / "first", partitions) as running:
-            count, taken_s = await _saturated(running, options.seconds / 2)
-        per_s = count / taken_s / 2
+            steps, taken_s = await _saturated(running, options.seconds / 2)
         async with _running(folder, partitions) as running:
-            asks, begun_s, sent = _asks(), time.perf_counter(), 0
-            tasks: set[asyncio.Task[object]] = set()
-            while (passed_s := time.perf_counter() - begun_s) < options.seconds:
-                while sent < passed_s * per_s:
-                    envelope = next(asks)
-                    asking = running.execute(envelope.aggregate, envelope.id, envelope.command)
-                    task: asyncio.Task[object] = asyncio.ensure_future(asking)
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
-                    sent += 1
-                await asyncio.sleep(0.001)
-            await asyncio.gather(*tasks)
-            await _settled(running)
-            reacted, each = await asyncio.to_thread(_outcomes, running)
-            hold([] if each == [1] * sent else [f"{each.count(1)} of {sent} events had one outcome"])
-    return of_times({"reaction": reacted}, {"steps_per_s": rate(sent, options.seconds, "steps/s")})
+            asks = _asks()
+
+            async def ask() -> object:
+                envelope = next(asks)
+                return await running.execute(envelope.aggregate, envelope.id, envelope.command)
+
+            load = await open_loop(ask, steps / taken_s / 2, 0.0, options.seconds)
+            hold(load.failures.failures)
+            await _until(running, 0, "undelivered", "open_sends")
+            reacted = await asyncio.to_thread(_reactions, running, load.sent)
+    return of_times({"reaction": reacted}, {"steps_per_s": rate(load.sent, options.seconds, "steps/s")})
 
 
 async def _peer(options: Options, store: str) -> Sample:
@@ -273,26 +247,11 @@ async def _peer(options: Options, store: str) -> Sample:
 
 
 async def _arm(running: Runtime, due_us: Iterable[int], first: int = 0) -> None:
-    """Have timers armed for these times, and wait until the couriers have them all."""
-    asks = (
-        Envelope(waiting_steps.Asker, f"asker-{number:07d}", waiting_steps.Ask(due_us=at_us))
-        for number, at_us in enumerate(due_us, first)
-    )
+    """Have timers armed for these times."""
+    asks = (Envelope(Asker, f"asker-{at:07d}", Ask(number=at_us)) for at, at_us in enumerate(due_us, first))
     async for _, outcome in running.execute_all(asks, in_flight=DEPTH):
         if isinstance(outcome, RayfoldError):
             raise outcome
-
-
-async def _armed(running: Runtime) -> int:
-    facts = [one.courier for one in (await running.status()).partitions]
-    return sum(one.timers for one in facts if one is not None)
-
-
-async def _until_armed(running: Runtime, count: int) -> None:
-    end_s = time.perf_counter() + SETTLE_TIMEOUT_S
-    while await _armed(running) != count:
-        hold([] if time.perf_counter() < end_s else [f"{await _armed(running)} timers are armed, not {count}"])
-        await asyncio.sleep(0.005)
 
 
 def _lateness_us(running: Runtime) -> dict[str, int]:
@@ -311,23 +270,20 @@ def _lateness_us(running: Runtime) -> dict[str, int]:
 
 async def _timers_in_a_system(options: Options, partitions: int) -> Sample:
     """Arming by events; how late they are fired one after the other; and a thousand that are due at once."""
-    shared_ray()
     seconds, hour_us = max(int(options.seconds), 1), 3_600_000_000
     armed, spread = ARMED // 10 if options.quick else ARMED, DUE_PER_S * seconds
     with fresh_folder(options) as folder:
-        async with Runtime(
-            folder / "s", aggregates=[waiting_steps.Asker], processes=[waiting_steps.Waiting], partitions=partitions
-        ) as running:
+        async with _running(folder, partitions, processes=[Waiting]) as running:
             begun_s = time.perf_counter()
             await _arm(running, (time.time_ns() // 1_000 + hour_us for _ in range(armed)))
-            await _until_armed(running, armed)
+            await _until(running, armed, "timers")
             armed_s = time.perf_counter() - begun_s
             first_us = time.time_ns() // 1_000 + (1 + (spread + DUE_AT_ONCE) // ARM_PER_S) * 1_000_000
             at_once_us = first_us + (seconds + 1) * 1_000_000
             await _arm(running, (first_us + number * 1_000_000 // DUE_PER_S for number in range(spread)), armed)
             await _arm(running, [at_once_us] * DUE_AT_ONCE, armed + spread)
             hold([] if time.time_ns() // 1_000 < first_us else ["the first were due before all were armed"])
-            await _until_armed(running, armed)
+            await _until(running, armed, "timers")
             late_us = await asyncio.to_thread(_lateness_us, running)
     hold(
         [] if len(late_us) == spread + DUE_AT_ONCE else [f"{len(late_us)} timers of {spread + DUE_AT_ONCE} were fired"]
@@ -364,22 +320,15 @@ def _write_pending(folder: Path, count: int) -> None:
 
 async def _start_with_timers(options: Options, count: int) -> Sample:
     """A start whose agenda has to be read from the log, and one that finds it saved; beside one without any."""
-    shared_ray()
     taken_s: dict[str, float] = {}
     with fresh_folder(options) as folder:
         await asyncio.to_thread(_write_pending, folder / "s", count)
-        for name, directory, expected in (("none", "none", 1), ("read", "s", count + 1), ("saved", "s", count + 2)):
+        for name, directory, expected in (("none", "none", 1), ("read", "", count + 1), ("saved", "", count + 2)):
             begun_s = time.perf_counter()
-            async with Runtime(
-                folder / directory,
-                aggregates=[waiting_steps.Asker],
-                partitions=1,
-                processes={waiting_steps.Waiting: "beginning"},
-            ) as running:
-                await running.execute(
-                    waiting_steps.Asker, f"first-{name}", waiting_steps.Ask(due_us=time.time_ns() // 1_000 + 10**10)
-                )
-                await _until_armed(running, expected)
+            async with _running(folder / directory, 1, processes={Waiting: "beginning"}) as running:
+                due_us = time.time_ns() // 1_000 + 10**10
+                await running.execute(Asker, f"first-{name}", Ask(number=due_us))
+                await _until(running, expected, "timers")
                 taken_s[name] = time.perf_counter() - begun_s
     figures = {
         "start_without_s": seconds_of(taken_s["none"]),

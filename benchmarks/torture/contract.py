@@ -84,7 +84,7 @@ MODULES: Final[dict[str, str]] = {
     "kill-parts": "local.kills",
     "kill-program": "local.kills",
     "kill-couriers": "local.process_kills",
-    "kill-effects": "local.effect_kills",
+    "kill-effects": "local.process_kills",
     "kill-owner": "local.clients",
     "stop-and-resume": "local.kills",
     "rogue-aggregates": "local.rogues",

@@ -6,17 +6,15 @@ Beside `checking.py`. Nothing of a courier or an agenda is used: only what is st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rayfold.runtime.log.contract import Reader, StoredEvent
-from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.processes.stored_step import StoredStep, step_in
+from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.stream import REFUSALS, StreamId
 
+from .checking import stored_events
 from .contract import Findings
-
-_PAGE = 2_048
 
 
 @dataclass(slots=True)
@@ -36,18 +34,14 @@ class ProcessWalk:
     """Stream, timer and arming -> when it is due."""
 
     @classmethod
-    def of(cls, readers: Mapping[int, Reader]) -> ProcessWalk:
+    def of(cls, store: ReadableStore) -> ProcessWalk:
         """Read all of the logs."""
         walk = cls()
-        for reader in readers.values():
-            at, head, last = 0, reader.head(), b""
-            while at < head:
-                records = reader.read(at, _PAGE)
-                at += len(records)
-                for record in records:
-                    event = decode_record(record)
-                    walk._note(event, first=event.command_id != last)
-                    last = event.command_id
+        for events in stored_events(store).values():
+            last = b""
+            for event in events:
+                walk._note(event, first=event.command_id != last)
+                last = event.command_id
         return walk
 
     def _note(self, event: StoredEvent, *, first: bool) -> None:

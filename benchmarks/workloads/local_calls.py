@@ -10,39 +10,13 @@ import asyncio
 import sys
 from typing import Final
 
-from rayfold import Aggregate, Call, Command, Done, Effects, Event, NotDone, Shared, decide, effect, evolve
+from rayfold import Call, Done, Effects, NotDone, effect
+
+from .steps import Asked
 
 AT_ONCE: Final = 200
 
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
-class Order(Command):
-    """Have something called."""
-
-    port: int
-
-
-class Ordered(Event):
-    """What leads to a call."""
-
-    port: int
-
-
-class Caller(Aggregate, placement=Shared()):
-    """Where the events come from."""
-
-    ordered: int = 0
-
-    @decide
-    def order(self, command: Order) -> Ordered:
-        """One more."""
-        return Ordered(port=command.port)
-
-    @evolve
-    def was_ordered(self, event: Ordered) -> None:
-        """Counts."""
-        self.ordered += 1
 
 
 _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -53,10 +27,10 @@ class Posting(Effects):
     """One request for each event."""
 
     @effect(timeout_s=30, at_once=AT_ONCE)
-    async def post(self, event: Ordered, call: Call) -> Done | NotDone:
+    async def post(self, event: Asked, call: Call) -> Done | NotDone:
         """Post the key."""
         try:
-            reader, writer = _idle.pop() if _idle else await asyncio.open_connection("127.0.0.1", event.port)
+            reader, writer = _idle.pop() if _idle else await asyncio.open_connection("127.0.0.1", event.number)
         except ConnectionRefusedError as error:
             return NotDone(str(error))
         body = call.key.encode()

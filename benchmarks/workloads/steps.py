@@ -1,18 +1,41 @@
-"""Steps of a process: an event in, a command out, its outcome in. Nothing else, so that what they cost is seen."""
+"""An event, and what may follow it: a process that sends a command on and gets its outcome; one that waits for a timer.
+
+Nothing else, so that what a step costs is seen. `local_calls.py` has an effect that follows the same event.
+"""
 
 from __future__ import annotations
 
-from rayfold import Aggregate, Command, Event, Process, Send, Shared, accepted, decide, evolve, react
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from rayfold import (
+    Aggregate,
+    Command,
+    Ended,
+    Event,
+    Process,
+    Send,
+    Shared,
+    Wake,
+    accepted,
+    decide,
+    evolve,
+    react,
+    woken,
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Ask(Command):
     """Have one step taken."""
 
     number: int
+    """For `Waiting`: when it is due, in microseconds since 1970. For `Posting`: the port of the server."""
 
 
 class Asked(Event):
-    """What the process reacts to."""
+    """What is reacted to."""
 
     number: int
 
@@ -72,3 +95,17 @@ class Relaying(Process):
     @accepted(Answer)
     def answered(self) -> None:
         """It has arrived: the step is whole."""
+
+
+class Waiting(Process):
+    """Waits for its time."""
+
+    @react(starts=True)
+    def asked(self, event: Asked) -> Wake:
+        """Arm it."""
+        return Wake("due", at=_EPOCH + timedelta(microseconds=event.number))
+
+    @woken("due")
+    def due(self) -> Ended:
+        """It has come."""
+        return Ended("due")
