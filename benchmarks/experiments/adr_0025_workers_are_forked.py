@@ -8,14 +8,10 @@ process shares. Not counted: what processes used that had ended, 0.02 s of CPU f
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +19,7 @@ from rayfold.actors.api.blocking import BlockingRuntime
 from rayfold.actors.cluster import ray_node
 from rayfold.runtime.encoding.envelope import Envelope
 
+from ..harness.processes import Child, cpu_s, processes_below
 from ..workloads.bank import Account, Balances, Deposit, OwnAccount
 
 ROUNDS: Final = 5
@@ -41,8 +38,8 @@ def main() -> None:
     measured: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for number in range(ROUNDS * len(WAYS)):
         way = WAYS[number % len(WAYS)]
-        command = [sys.executable, "-m", "rayfold.benchmarks.experiments.adr_0025_workers_are_forked", way]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+        with Child(f"{__spec__.name}:measure", way=way) as child:
+            printed = child.next_line(300)
         measured[way].append([float(word) for word in printed.split()])
         print(way, printed.strip(), flush=True)
     for index, figure in enumerate(FIGURES):
@@ -67,33 +64,16 @@ def measure(way: str) -> None:
         BlockingRuntime(folder, aggregates=[Account, OwnAccount], projections=[Balances]) as runtime,
     ):
         runtime.execute(Account, "first", Deposit(amount=1))
-        answered_s, cpu_s = time.monotonic() - began_s, sum(map(_cpu_s, _processes(os.getpid())))
-        before, began_s = set(_processes(os.getpid())), time.monotonic()
+        answered_s, used_s = time.monotonic() - began_s, sum(map(cpu_s, processes_below(os.getpid())))
+        before, began_s = processes_below(os.getpid()), time.monotonic()
         for outcome in runtime.execute_all(
             [Envelope(OwnAccount, str(number), Deposit(amount=1)) for number in range(ACTORS)]
         ):
             if isinstance(outcome, Exception):
                 raise outcome
         actors_s = time.monotonic() - began_s
-        unshared = [_unshared_mb(pid) for pid in set(_processes(os.getpid())) - before]
-        print(answered_s, cpu_s, actors_s, statistics.median(unshared))
-
-
-def _processes(root: int) -> Iterator[int]:
-    """A process and those below it, which may end meanwhile."""
-    yield root
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{root}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from _processes(int(child))
-
-
-def _cpu_s(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        unshared = [_unshared_mb(pid) for pid in processes_below(os.getpid()) - before]
+        print(answered_s, used_s, actors_s, statistics.median(unshared))
 
 
 def _unshared_mb(pid: int) -> float:
@@ -102,4 +82,4 @@ def _unshared_mb(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1]) if sys.argv[1:] else main()
+    main()

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from .processes import running_program
+from .processes import ChildEnded, RunningProgram
 
 ANSWER_S: Final = 5.0
 """How long the watcher may take to answer; it takes some 10 ms."""
@@ -44,47 +42,32 @@ class Watcher:
 
     def __init__(self, *, ray_is_ours: bool = False) -> None:
         self._arguments = ["ray"] if ray_is_ours else []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program: RunningProgram | None = None
         self._to_the_end = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        program = Path(__file__).with_name("watcher.py")
-        command = [sys.executable, "-S", "-E", str(program), str(os.getpid()), *self._arguments]
+        script = Path(__file__).with_name("watcher.py")
+        command = [sys.executable, "-S", "-E", str(script), str(os.getpid()), *self._arguments]
         with contextlib.suppress(OSError):
-            watching = running_program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            self._process = self._to_the_end.enter_context(watching)
+            self._program = self._to_the_end.enter_context(RunningProgram(command, listens=True))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._process = None
+        self._program = None
         self._to_the_end.close()
 
     def begin(self) -> None:
         """A sample begins."""
-        self._say(b"begin\n")
+        if self._program is not None:
+            with contextlib.suppress(ChildEnded):
+                self._program.write_line("begin")
 
     def end(self) -> Conditions | None:
         """The sample has ended; None if the watcher does not answer."""
-        if not self._say(b"end\n"):
+        if self._program is None:
             return None
         try:
-            return Conditions(**json.loads(self._answer()))
-        except (ValueError, TypeError):
+            self._program.write_line("end")
+            return Conditions(**json.loads(self._program.next_line(ANSWER_S)))
+        except (ChildEnded, TimeoutError, ValueError, TypeError):
             return None
-
-    def _say(self, word: bytes) -> bool:
-        if self._process is None or self._process.stdin is None:
-            return False
-        try:
-            self._process.stdin.write(word)
-            self._process.stdin.flush()
-        except OSError:
-            return False
-        return True
-
-    def _answer(self) -> bytes:
-        stream: Any = self._process.stdout if self._process else None
-        if stream is None or not select.select([stream], [], [], ANSWER_S)[0]:
-            return b""
-        line: bytes = stream.readline()
-        return line

@@ -13,8 +13,9 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
+
+from .processes import processes_below
 
 CORES_MIN: Final = 4
 """One each for writers, projectors, load generator and daemons."""
@@ -62,9 +63,8 @@ def pin_processes(*, writers: Sequence[int], projectors: Sequence[int]) -> str |
     if placement is None:
         return f"not pinned: {len(_ALLOWED)} cores, and disjoint ones need at least {CORES_MIN}"
     named = {*writers, *projectors}
-    for pid in children_of(os.getpid()):
-        if pid not in named:
-            _pin(pid, placement.daemons)
+    for pid in processes_below(os.getpid()) - named - {os.getpid()}:
+        _pin(pid, placement.daemons)
     for pids, sets in ((writers, placement.writers), (projectors, placement.projectors)):
         for pid, cores in zip(pids, sets, strict=True):
             _pin(pid, cores)
@@ -79,22 +79,6 @@ def release_pins() -> None:
     """Let this process run on all its cores again, and so whatever it starts."""
     if hasattr(os, "sched_setaffinity"):
         _pin(os.getpid(), _ALLOWED)
-
-
-def children_of(root: int) -> list[int]:
-    """The pids of all descendants of a process."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
-                parents.setdefault(int(after_name[1]), []).append(int(entry.name))
-    found, waiting = [], [root]
-    while waiting:
-        children = parents.get(waiting.pop(), [])
-        found += children
-        waiting += children
-    return found
 
 
 def _pin(pid: int, cores: frozenset[int]) -> None:

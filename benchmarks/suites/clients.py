@@ -7,10 +7,9 @@ independent scaling, put to the test: what the one side keeps while the other is
 
 The application runs on one node of its own (`LocalCluster(nodes=1)`), or on those of `--address`.
 
-Run as `python -m rayfold.benchmarks.suites.clients '{"name": …}'` this is one client: it connects to a bank by its
-name, prints `ready`, waits for a line, works, and prints in one line of JSON what it did; the receipts go into a file,
-pickled, as they are many. Only what happens within the timed part counts, CPU included; a client that fails prints
-the reason.
+A client (`work`) connects to a bank by its name, prints `ready`, waits for a line, works, and prints in one line of
+JSON what it did; the receipts go into a file, pickled, as they are many. Only what happens within the timed part
+counts, CPU included; a client that fails prints the reason.
 
 Rule kept here: throughputs are added up, so all clients begin at one word and are timed over the same seconds; what
 each was acknowledged is looked up in the logs.
@@ -25,18 +24,16 @@ import os
 import pickle
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from subprocess import PIPE, Popen
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from rayfold import connect
 from rayfold.actors.nodes.store import ClusterStore
 from rayfold.actors.system.remote import RemoteSystem
 
 from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
-from ..harness.processes import running_program
+from ..harness.processes import Child
 from ..workloads.bank import Balances, deposits, questions
 from ..workloads.keys import draw
 from .load import ask_all, execute_all
@@ -112,11 +109,11 @@ async def _measure(options: Options, partitions: int, replicas: int, writers: in
         running = await stack.enter_async_context(_bank(partitions, replicas, options))
         filled = (await fill(running, options)).receipts if replicas else []
         jobs = [_job(number, kind, running, options) for number, kind in enumerate(kinds)]
-        clients = [stack.enter_context(_client(job)) for job in jobs]
-        await asyncio.gather(*(_said(client) for client in clients))
+        clients = [stack.enter_context(Child(work, os.environ, listens=True, **asdict(job))) for job in jobs]
+        await _lines_of(clients)
         for client in clients:
-            client.stdin.write(b"go\n")  # type: ignore[union-attr]
-        done = [JobResult(**json.loads(line)) for line in await asyncio.gather(*(_said(client) for client in clients))]
+            client.write_line("go")
+        done = [JobResult(**json.loads(line)) for line in await _lines_of(clients)]
         receipts = filled + [receipt for job in jobs for receipt in pickle.loads(Path(job.receipts).read_bytes())]
         hold(*(did.failures for did in done), await running.violations(receipts))
     figures: dict[str, Figure] = {}
@@ -157,19 +154,9 @@ def _job(number: int, kind: str, running: Running, options: Options) -> Job:
     )
 
 
-def _client(job: Job) -> AbstractContextManager[Popen[bytes]]:
-    """One client, started; ended at the latest with the case."""
-    program = [sys.executable, "-P", "-m", "rayfold.benchmarks.suites.clients", json.dumps(asdict(job))]
-    return running_program(program, stdin=PIPE, stdout=PIPE, bufsize=0)
-
-
-async def _said(client: Popen[bytes]) -> bytes:
-    """The next line that a client prints. Raises `TimeoutError`, `RuntimeError` if it has ended instead."""
-    assert client.stdout is not None
-    line = await asyncio.wait_for(asyncio.to_thread(client.stdout.readline), CLIENT_TIMEOUT_S)
-    if not line:
-        raise RuntimeError(f"a client has ended with exit code {await asyncio.to_thread(client.wait)}")
-    return line
+async def _lines_of(clients: Sequence[Child]) -> list[str]:
+    """The next line that each prints. Raises `TimeoutError`, `ChildEnded` if one has ended instead."""
+    return await asyncio.gather(*(asyncio.to_thread(client.next_line, CLIENT_TIMEOUT_S) for client in clients))
 
 
 def _cpu_s(done: Sequence[JobResult]) -> dict[str, float]:
@@ -192,11 +179,6 @@ async def _work(job: Job) -> JobResult:
     return JobResult(load.counted, load.seconds, load.cpu_s, load.failures)
 
 
-def main() -> None:
-    """Do the job that the first argument names."""
-    job = Job(**json.loads(sys.argv[1]))
-    print(json.dumps(asdict(asyncio.run(_work(job)))), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def work(**job: Any) -> None:
+    """What a client runs."""
+    print(json.dumps(asdict(asyncio.run(_work(Job(**job))))), flush=True)

@@ -6,9 +6,9 @@ either its event comes or the log has none. Here the log's end is known and its 
 which does not answer, for as long as the suite has set. All else is what a projector runs: the read model, the server,
 the table of what waits.
 
-Run as a program (`python -m rayfold.benchmarks.suites.held_projector ECHO`) it listens for echoes at the path `ECHO`,
-prints the path of its socket, and obeys one line after the other, each with an answer: `commit` has the log get an
-event that it holds back (its position), `release` gives it to the projector, `threads` counts the program's.
+The program listens for echoes at a path, prints the path of its socket, and obeys one line after the other,
+each with an answer: `commit` has the log get an event that it holds back (its position), `release` gives it to the
+projector, `threads` counts the program's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class HeldLog(MemoryLog):
         return [] if self.held else super().read(after, limit, bytes_max)
 
 
-def main(echo_path: str) -> None:
+def run_held_projector(echo_path: str) -> None:
     """Until standard input ends."""
     log, catalogue, ending = HeldLog(), Catalogue([Account], [Balances]), threading.Event()
     loop = WriteLoop(0, log, catalogue)
@@ -83,7 +83,3 @@ def _echo(listening: socket.socket) -> None:
         with client:
             while data := client.recv(65_536):
                 client.sendall(data)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

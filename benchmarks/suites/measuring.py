@@ -6,17 +6,13 @@ depend on what the process reports about itself.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ..harness.contract import Figure, Parameter, Sample
 from ..harness.histogram import Latencies
-
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+from ..harness.processes import cpu_s
 
 
 def rate(count: float, seconds: float, unit: str) -> Figure:
@@ -79,7 +75,7 @@ class CpuMeter:
         return {role: now_s - self._before[role] for role, now_s in self._now().items()}
 
     def _now(self) -> dict[str, float]:
-        return {role: sum(map(_cpu_s, of_role)) for role, of_role in self._pids.items()}
+        return {role: sum(map(cpu_s, of_role)) for role, of_role in self._pids.items()}
 
 
 def cpu_figures(used_s: Mapping[str, float], count: int, what: str) -> dict[str, Figure]:
@@ -91,11 +87,3 @@ def cpu_figures(used_s: Mapping[str, float], count: int, what: str) -> dict[str,
     figures = {name: Figure(sum(used_s.values()) * 1000 / count, unit, "lower")}
     figures |= {f"{name}_{role}": Figure(used * 1000 / count, unit, "lower") for role, used in used_s.items()}
     return figures
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process; 0 for one that has ended."""
-    with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-    return 0.0

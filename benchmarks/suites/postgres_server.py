@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from ..harness.processes import running_program
+from ..harness.processes import RunningProgram
 
 USER: Final = "rayfold"
 """The database's superuser, trusted from each process that can open the socket."""
@@ -49,13 +49,12 @@ def running_server(folder: Path) -> Iterator[dict[str, str]]:
     programs = _folder_of_programs()
     assert programs is not None, "ask `missing` first"
     account = _unprivileged() if os.geteuid() == 0 else None
-    with _home(folder, account) as home, (home / "server.log").open("wb") as words:
+    with _home(folder, account) as home:
         identity = _identity(account)
         _initialise(programs, home, identity)
         options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={home}"]
         command: list[str | Path] = [programs / "postgres", "-D", home / "data", *options]
-        output = {"stdout": words, "stderr": words}
-        with running_program(command, stop=signal.SIGINT, cwd="/", **output, **identity) as server:  # fast, in order
+        with RunningProgram(command, stop=signal.SIGINT, cwd="/", **identity) as server:  # it ends fast, and in order
             _wait_until_ready(programs, home, server)
             yield {
                 "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -108,12 +107,12 @@ def _initialise(programs: Path, home: Path, identity: dict[str, Any]) -> None:
         raise RuntimeError(f"initdb failed: {' '.join(done.stderr.split())}")
 
 
-def _wait_until_ready(programs: Path, home: Path, server: subprocess.Popen[Any]) -> None:
+def _wait_until_ready(programs: Path, home: Path, server: RunningProgram) -> None:
     end_s = time.monotonic() + START_TIMEOUT_S
-    while server.poll() is None and time.monotonic() < end_s:
+    while server.runs and time.monotonic() < end_s:
         asked = subprocess.run([programs / "pg_isready", "-q", "-h", home], check=False)
         if asked.returncode == 0:
             return
         time.sleep(0.05)
-    last = (home / "server.log").read_text(errors="replace").strip().splitlines()[-3:]
+    last = server.errors().strip().splitlines()[-3:]
     raise RuntimeError(f"PostgreSQL did not start: {' '.join(last)}")

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from itertools import count as counting
 from pathlib import Path
@@ -35,6 +33,7 @@ from rayfold.runtime.stream import StreamId
 from ..harness.contract import Case, Figure, Options, Sample, hold
 from ..harness.couriers import open_work
 from ..harness.histogram import Latencies
+from ..harness.processes import Child
 from ..workloads import local_calls
 from ..workloads.local_calls import Posting
 from ..workloads.steps import Answerer, Ask, Asker, Relaying, Waiting
@@ -159,19 +158,26 @@ async def _steps(options: Options, partitions: int) -> Sample:
 
 async def _effects(options: Options, partitions: int) -> Sample:
     """Calls to an HTTP server of this machine, until each has its end in the log."""
-    with fresh_folder(options) as folder, _http_server() as server:
-        port = int(server("")[0])
+    with fresh_folder(options) as folder, Child(local_calls.serve, listens=True) as server:
+        port = int(server.next_line())
         async with _running(folder, partitions, effects=[Posting]) as running:
             await _called(running, port, options.seconds / 5, 0)
             cpu, begun_s = await _cpu_of_partitions(running), time.perf_counter()
-            first, calls_before = map(int, server("\n"))
+            first, calls_before = _counts_of(server)
             made = await _called(running, port, options.seconds, first)
             taken_s, used_s = time.perf_counter() - begun_s, cpu.used_s()
-        keys, calls = map(int, server("\n"))
+        keys, calls = _counts_of(server)
         seen = keys - first, calls - calls_before
         hold([] if seen == (made, made) else [f"{seen[0]} keys and {seen[1]} calls of {made} effects"])
     figures = {"effects_per_s": rate(made, taken_s, "effects/s")}
     return Sample(figures | cpu_figures(used_s, made, "effects"), notes={"effects": made})
+
+
+def _counts_of(server: Child) -> tuple[int, int]:
+    """How many keys the server has got, and how many calls."""
+    server.write_line("")
+    keys, calls = server.next_line().split()
+    return int(keys), int(calls)
 
 
 async def _called(running: Runtime, port: int, seconds: float, first: int) -> int:
@@ -192,27 +198,6 @@ async def _called(running: Runtime, port: int, seconds: float, first: int) -> in
 
 async def _cpu_of_partitions(running: Runtime) -> CpuMeter:
     return CpuMeter({"partitions": [one.pid for one in (await running.status()).partitions]})
-
-
-@contextlib.contextmanager
-def _http_server() -> Iterator[Callable[[str], list[str]]]:
-    """A server in a process of its own; what is given to the function is written to it, and its next line is
-    returned."""
-    command = [sys.executable, "-m", local_calls.__name__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        write, read = process.stdin, process.stdout
-
-        def asked(line: str) -> list[str]:
-            write.write(line)
-            write.flush()
-            return read.readline().split()
-
-        try:
-            yield asked
-        finally:
-            process.kill()
 
 
 async def _reaction(options: Options, partitions: int) -> Sample:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -24,9 +22,10 @@ from ...runtime.encoding.codec import encode_message
 from ...runtime.encoding.query_batch import PackedQuery
 from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..harness.histogram import Latencies
-from ..harness.processes import running_program
+from ..harness.processes import Child
 from ..workloads.bank import AllBalances, BalanceOf, Balances, deposits, questions
 from ..workloads.keys import draw
+from .held_projector import run_held_projector
 from .invariants import read_model_violations
 from .load import Load, ask_all, execute_all
 from .measuring import cpu_figures, of_times, rate
@@ -127,17 +126,12 @@ async def held_projector() -> AsyncIterator[_Held]:
     """A projector in a process of its own, with a socket that returns what it gets."""
     with tempfile.TemporaryDirectory() as folder:
         echo_path = Path(folder) / "echo"
-        command = [sys.executable, "-m", f"{__package__}.held_projector", str(echo_path)]
-        with running_program(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
-            assert program.stdin is not None
-            assert program.stdout is not None
-            orders, answers = program.stdin, program.stdout
-            path = answers.readline().decode().strip()
+        with Child(run_held_projector, listens=True, echo_path=str(echo_path)) as program:
+            path = program.next_line().strip()
 
             def order(what: str) -> int:
-                orders.write(f"{what}\n".encode())
-                orders.flush()
-                return int(answers.readline())
+                program.write_line(what)
+                return int(program.next_line())
 
             echo = _Echo()
             await asyncio.get_running_loop().create_unix_connection(lambda: echo, str(echo_path))

@@ -3,8 +3,6 @@
 Rule kept here: it is asked in the way that is fastest from Python: threads that each wait for one request, in a process
 of their own, over a few connections. A request appends one event with the same payload as ours and the account as its
 tag, without any condition: so it checks neither versions nor repeats, which ours does.
-
-Run as a program (`python -m rayfold.benchmarks.suites.umadb_peer URL DEPTH SECONDS`) this is the load generator.
 """
 
 from __future__ import annotations
@@ -12,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..harness.contract import InvariantsBroken
-from ..harness.processes import running_program
+from ..harness.processes import Child, ChildEnded, RunningProgram
 
 CLIENTS_MAX: Final = 4
 """Connections, which the threads share: its best of 1, 4, 16 and 64, at 64 requests in flight as at 1,024. Its
@@ -42,13 +40,11 @@ def installed() -> bool:
 
 def measure(folder: Path, depth: int, seconds: float) -> float:
     """Events appended per second with `depth` requests in flight. Raises `InvariantsBroken` if any are missing."""
-    with _server(folder) as url:
-        command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, url, str(depth), str(seconds)]
-        limit_s = START_TIMEOUT_S * 2 + seconds * 3
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    if done.returncode:
-        raise InvariantsBroken([f"UmaDB's load generator failed: {done.stderr.strip().splitlines()[-1:]}"])
-    told = json.loads(done.stdout)
+    with _server(folder) as url, Child(generate, url=url, depth=depth, seconds=seconds) as generator:
+        try:
+            told = json.loads(generator.next_line(START_TIMEOUT_S * 2 + seconds * 3))
+        except ChildEnded as ended:
+            raise InvariantsBroken([f"UmaDB's load generator failed: {ended}"]) from None
     stored, acknowledged = told["head"], told["acknowledged"]
     if stored != acknowledged:
         raise InvariantsBroken([f"UmaDB has {stored} events, {acknowledged} were acknowledged"])
@@ -63,7 +59,7 @@ def _server(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-c", SERVER, "--listen", address, "--db-path", str(folder / "uma.db")]
-    with running_program(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    with RunningProgram(command, stop=signal.SIGTERM):
         yield f"http://{address}"
 
 
@@ -111,8 +107,8 @@ class _Requests:
             self.counted[number] += now_s >= self.begins_s
 
 
-def _main() -> None:
-    url, depth, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+def generate(url: str, depth: int, seconds: float) -> None:
+    """What the load generator's process runs."""
     threading.stack_size(STACK_BYTES)
     requests = _Requests(url, depth, seconds)
     for thread in requests.threads:
@@ -125,7 +121,3 @@ def _main() -> None:
         "head": requests.first.head() or 0,
     }
     print(json.dumps(told))
-
-
-if __name__ == "__main__":
-    _main()

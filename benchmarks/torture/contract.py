@@ -21,7 +21,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from importlib import import_module
@@ -220,6 +220,11 @@ class Findings:
             self.checks[invariant] = self.checks.get(invariant, 0) + times
         self.skipped = self.skipped or part.skipped
         self.unreached += part.unreached
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Any]) -> Findings:
+        """From `asdict`, on its way from another process."""
+        return cls(**{**parts, "violations": [Violation(*one) for one in parts["violations"]]})
 
     @property
     def broken(self) -> dict[Invariant, int]:

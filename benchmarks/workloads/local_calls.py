@@ -60,5 +60,6 @@ async def _serve() -> None:
         print(len(keys), sum(keys.values()), flush=True)
 
 
-if __name__ == "__main__":
+def serve() -> None:
+    """What the server's process runs."""
     asyncio.run(_serve())

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from rayfold.benchmarks import torture
+from rayfold.benchmarks.harness.processes import Child
 from rayfold.benchmarks.torture import runner
 from rayfold.benchmarks.torture.contract import Context, Findings, NotReached, Scenario, _works, perform, scenarios
 from rayfold.benchmarks.torture.local.socket_faults import Faults
-from rayfold.benchmarks.torture.processes import Child
 from rayfold.benchmarks.torture.runner import Outcome, ended_after, fitting, perform_all, shares_s
 from rayfold.benchmarks.torture.storage.full import BATCHES_MAX, ROOM_BYTES
 from rayfold.benchmarks.torture.storage.workload import FIRST, batches

@@ -24,9 +24,9 @@ from rayfold.runtime.store.node_store import open_share
 from rayfold.runtime.store.partition_map import read_map
 from rayfold.runtime.store.store import Store
 
-from ..contract import Context, Findings, Violation
+from ...harness.processes import ChildEnded, title_of
+from ..contract import Context, Findings
 from ..history import read_journals
-from ..processes import ChildEnded, title_of
 from .checking import Fault, check_nothing_runs, check_what_is_left, note_gaps, stopped_store
 from .program import APP, Program, ProgramError
 
@@ -138,9 +138,7 @@ class ClusterBank:
         for program in self.programs.values():
             program.begin("end_load")
         for program in self.programs.values():
-            parts = program.answer()
-            parts["violations"] = [Violation(*one) for one in parts["violations"]]
-            self.findings.include(Findings(**parts))
+            self.findings.include(Findings.of(program.answer()))
             self.end_program(program)
         self.programs.clear()
 

@@ -25,8 +25,8 @@ from rayfold.runtime.store.node_store import arriving_path
 from rayfold.runtime.store.partition_map import read_map
 from rayfold.runtime.store.store import Store
 
+from ...harness.processes import ChildEnded
 from ..contract import Context, Findings, scenario
-from ..processes import ChildEnded
 from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, ClusterBank, cluster_bank, wait_until
 from .program import APP, ProgramError
 

@@ -39,11 +39,11 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.stream import partition_of
 
+from ...harness.processes import Child, ChildEnded
 from ..bank import AllTotals, Jar, OwnJar, Put, Totals, puts_and_takes
 from ..checking import Watcher, read_own_writes
 from ..contract import Findings
 from ..history import JournaledHistory, Sender
-from ..processes import Child, ChildEnded
 
 __all__ = ["APP", "Program", "ProgramError"]
 
@@ -94,7 +94,7 @@ class Program(Child):
         given: dict[str, Any] = {"address": address, "node": node, "number": number, "seed": seed}
         errors = folder / f"program-{number}.log"
         super().__init__(serve, listens=True, errors=errors, folder=str(folder), **given, **options)
-        self.job = f"program {number} on {node}"
+        self.name = f"program {number} on {node}"
         self.journal = folder / f"journal-{number}"
         self.seen = folder / f"seen-{number}"
         """What its watcher has read; not there if the program was killed."""
@@ -106,12 +106,9 @@ class Program(Child):
     def answer(self, timeout_s: float = _ANSWER_TIMEOUT_S) -> Any:
         """What came of it. Raises `ProgramError`, and `ChildEnded` if it has ended or prints nothing for so long."""
         try:
-            line = self._line(time.monotonic() + timeout_s)
+            told = json.loads(self.next_line(timeout_s))
         except TimeoutError:
-            raise ChildEnded(f"{self.job} has not answered for {timeout_s:g} s") from None
-        if line is None:
-            raise ChildEnded(self.why_ended())
-        told = json.loads(line)
+            raise ChildEnded(f"{self.name} has not answered for {timeout_s:g} s") from None
         if "error" in told:
             raise ProgramError(told["error"], told["text"])
         return told["answer"]

@@ -25,8 +25,9 @@ from rayfold.runtime.log.sealing import continue_epochs
 from rayfold.runtime.store.node_store import open_share
 from rayfold.runtime.store.store_lock import LOCK as STORE_LOCK
 
+from ...harness.processes import Child, runs, title_of
 from ..contract import Context, Findings, scenario
-from ..processes import Child, runs, take_over, title_of
+from ..processes import take_over
 from .harness import INVARIANTS_OF_CLUSTERS, NODES, PARTITIONS, RECOVERED_MAX_S, ClusterBank, cluster_bank, wait_until
 from .program import APP, ProgramError
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 from rayfold import BlockingRuntime
 from rayfold.actors.cluster.environment import prepare_environment
 
+from ...harness.processes import Child, processes_below
 from ..bank import Jar, Put, Totals
 from ..contract import Context, Findings, scenario
-from ..processes import Child, processes_below
 
 _JOINING_S: Final = 90.0
 """Until a stranger that was neither let in nor turned away counts as turned away."""

@@ -19,11 +19,11 @@ from rayfold import Application, BlockingRuntime, Runtime, connect
 from rayfold.runtime.errors import RayfoldError
 from rayfold.runtime.store.store import open_store
 
+from ...harness.processes import Child
 from ..bank import AllTotals, Jar, OwnJar, Totals, jar_names, puts_and_takes
 from ..checking import check_log, check_read_model, read_own_writes
 from ..contract import Context, Findings, scenario
 from ..history import JournaledHistory, Sender, read_journals
-from ..processes import Child
 from .harness import ray_of_this_process
 
 __all__ = ["kill_owner"]

@@ -26,11 +26,11 @@ from rayfold.runtime.log.format import stream_id
 from rayfold.runtime.receipt import Receipt
 
 from ...flights.quiet_ray import hidden_lines_about_the_lost
+from ...harness.processes import pids_titled, rss_mib, title_of
 from ..bank import AllTotals, Jar, OwnJar, OwnRogue, Put, Rogue, Totals, jar_names, puts_and_takes
 from ..checking import Watcher, check_log, check_read_model, read_own_writes
 from ..contract import Context, Findings
 from ..history import History, Sender
-from ..processes import pids_titled, rss_mib, title_of
 
 INVARIANTS_OF_BANKS: Final = "I1 I2 I3 I4 I5 I7 I8 I9 I11"
 """What every scenario with a bank under load checks."""

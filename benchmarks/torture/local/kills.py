@@ -25,11 +25,12 @@ from rayfold.runtime.receipt import Receipt
 from rayfold.runtime.store.store import open_store
 from rayfold.runtime.write.write_loop import WriteLoop
 
+from ...harness.processes import Child, processes_below, runs
 from ..bank import Jar, OwnJar, Put, Total, Totals, jar_names, puts_and_takes
 from ..checking import check_log, stored_events
 from ..contract import Context, Findings, scenario
 from ..history import History
-from ..processes import Child, processes_below, runs, take_over
+from ..processes import take_over
 from .harness import INVARIANTS_OF_BANKS, LocalBank, local_bank, ray_of_this_process, until
 
 KILLS_SHORT: Final = 2

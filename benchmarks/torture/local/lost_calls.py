@@ -11,13 +11,14 @@ import asyncio
 import json
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from rayfold.actors.settings import Settings
 
+from ...harness.processes import Child
 from ..contract import Context, Findings, scenario
-from ..processes import findings_of_child, print_findings
 from .harness import INVARIANTS_OF_BANKS, local_bank, stop_ray
 
 _DEADLINE_S: Final = 8.0
@@ -58,22 +59,20 @@ def lost_calls(context: Context, findings: Findings) -> None:
         if number and context.left_s < _AROUND_S:
             break
         seconds = _SHORT_S if context.short else max(_SHORT_S, context.left_s / (3 - number) - _AROUND_S)
-        part = findings_of_child(
-            load,
-            _environment(kind, 20, 6 if context.short else 200),
-            timeout_s=seconds + _END_S,
-            seed=context.rng.randrange(1 << 31),
-            folder=str(context.folder / kind),
-            seconds=seconds,
-            scale=context.scale,
-        )
+        environment, seed = _environment(kind, 20, 6 if context.short else 200), context.rng.randrange(1 << 31)
+        given: dict[str, Any] = {"folder": str(context.folder / kind), "seconds": seconds, "scale": context.scale}
+        with Child(load, environment, seed=seed, **given) as child:
+            told = list(child.lines(seconds + _END_S))
+            if child.wait() or not told:
+                raise RuntimeError(f"{child.name} failed:\n{child.errors()}")
+        part = Findings.of(json.loads(told[-1]))
         for name in [name for name in part.figures if name.startswith("latency")]:
             part.figures[f"{name} {kind}"] = part.figures.pop(name)
         findings.include(part)
 
 
 def load(seed: int, folder: str, seconds: float, scale: Any) -> None:
-    """What the child runs, in a Ray that loses calls."""
+    """What the child runs, in a Ray that loses calls. It prints its findings in the end."""
     findings = Findings()
     Path(folder).mkdir()
     context = Context(seed, random.Random(seed), Path(folder), scale, time.monotonic() + seconds)
@@ -81,7 +80,7 @@ def load(seed: int, folder: str, seconds: float, scale: Any) -> None:
         asyncio.run(_load(context, findings, seconds))
     finally:
         stop_ray()
-    print_findings(findings)
+    print(json.dumps(asdict(findings)), flush=True)
 
 
 async def _load(context: Context, findings: Findings, seconds: float) -> None:

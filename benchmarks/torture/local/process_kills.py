@@ -25,11 +25,11 @@ from rayfold.runtime.encoding.codec import decode_payload
 from rayfold.runtime.log.contract import StoredEvent
 
 from ...harness.couriers import open_work
+from ...harness.processes import pids_titled
 from ..checking import stored_events
 from ..contract import Context, Findings, scenario
 from ..outside import Bill, Pay, Paying, lines, paid
 from ..process_checking import ProcessWalk, check_processes
-from ..processes import pids_titled
 from ..shop import AGGREGATES, Fill, Fulfilment, Move, Order, Place, Stock, Wallet
 from .harness import ray_of_this_process, until
 

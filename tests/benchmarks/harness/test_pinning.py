@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rayfold.benchmarks.harness import pinning
 from rayfold.benchmarks.harness.conditions import Watcher
 from rayfold.benchmarks.harness.machine import describe_machine, filesystem_of, machine_name, same_machine
-from rayfold.benchmarks.harness.pinning import children_of, pin_processes, place, release_pins
+from rayfold.benchmarks.harness.pinning import pin_processes, place, release_pins
+from rayfold.benchmarks.harness.processes import processes_below
 from rayfold.benchmarks.harness.watcher import shares
 
 
@@ -67,7 +68,7 @@ def test_every_thread_of_a_process_is_moved_and_let_go_again(monkeypatch: pytest
         assert writer.stdout is not None
         writer.stdout.readline()
         try:
-            assert writer.pid in children_of(os.getpid())
+            assert writer.pid in processes_below(os.getpid())
             note = pin_processes(writers=[writer.pid], projectors=[])
             assert note is not None
             assert note.startswith("pinned: load generator to ")
