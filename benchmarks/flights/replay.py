@@ -40,7 +40,8 @@ from .figures import (
 from .outage import Killer
 from .progress_watchdog import AGAIN_S, PATIENCE_S, ProgressWatchdog
 from .quiet_ray import hidden_lines_about_the_lost
-from .run import Replay, Watcher
+from .run import Replay
+from .screen import Screen
 from .verification import Ledger, walk
 from .visitors import GuestBook, Guests
 
@@ -73,7 +74,7 @@ class OnCluster(NamedTuple):
 
 
 async def replay(
-    path: Path, feed: Feed, watcher: Watcher, *, kill: bool, replicas: int = 1, cluster: OnCluster | None = None
+    path: Path, feed: Feed, screen: Screen, *, kill: bool, replicas: int = 1, cluster: OnCluster | None = None
 ) -> Replay:
     """Start the runtime, send everything, ask the read models once they have seen it, and stop.
 
@@ -81,7 +82,7 @@ async def replay(
     about more flights.
     """
     run = Replay(Ledger(len(feed)), Killer(len(feed), armed=kill))
-    watcher.waiting_for("starting Ray, the partitions and the read models")
+    screen.waiting_for("starting Ray, the partitions and the read models")
     begun_s = time.monotonic()
     flown = [Punctuality, Routes, AirportHours, Distances, Delays, Claims]
     runtime = Runtime(
@@ -98,17 +99,17 @@ async def replay(
         async with runtime as bank:
             to_the_end.enter_context(hidden_lines_about_the_lost())
             ray = Cluster.inside()
-            watchdog = ProgressWatchdog(ray.nodes, ray.is_attached, lambda: run.progress, watcher.lost, watcher.back)
+            watchdog = ProgressWatchdog(ray.nodes, ray.is_attached, lambda: run.progress, screen.lost, screen.back)
             run.losses, run.start_s = watchdog.losses, time.monotonic() - begun_s
             try:
-                await watchdog.over(_flown(bank, feed, run, watcher, watchdog, cluster))
+                await watchdog.over(_flown(bank, feed, run, screen, watchdog, cluster))
             finally:
-                watcher.waiting_for("stopping")
+                screen.waiting_for("stopping")
     return run
 
 
 async def _flown(
-    bank: Runtime, feed: Feed, run: Replay, watcher: Watcher, watchdog: ProgressWatchdog, cluster: OnCluster | None
+    bank: Runtime, feed: Feed, run: Replay, screen: Screen, watchdog: ProgressWatchdog, cluster: OnCluster | None
 ) -> None:
     """Everything that a run does while the runtime runs."""
     if cluster is not None:
@@ -118,18 +119,18 @@ async def _flown(
     if cluster is not None:
         await watchdog.patiently(partial(bank.execute, Timetable, YEAR, Publish(flights=cluster.flights)))
     sending_s = time.monotonic()
-    watcher.sending(len(feed))
-    await Sending(bank, feed, run, watcher).to_the_end()
+    screen.sending(len(feed))
+    await Sending(bank, feed, run, screen).to_the_end()
     answered_s = time.monotonic()
-    watcher.waiting_for("waiting until all claims are settled")
+    screen.waiting_for("waiting until all claims are settled")
     await _settled(bank, run, watchdog)
     run.settled_s = time.monotonic() - answered_s
-    watcher.waiting_for("waiting until the read models have seen everything")
+    screen.waiting_for("waiting until the read models have seen everything")
     await _ask_all(bank, run, watchdog)
     run.seconds, run.visible_s = answered_s - sending_s, time.monotonic() - answered_s - run.settled_s
     if cluster is not None:
-        await _read_back(bank, feed, run, watcher, watchdog)
-        watcher.waiting_for("verifying the store, each node its own logs")
+        await _read_back(bank, feed, run, screen, watchdog)
+        screen.waiting_for("verifying the store, each node its own logs")
         run.integrity = await watchdog.patiently(bank.verify)
         run.read_back_s = time.monotonic() - answered_s - run.settled_s - run.visible_s
 
@@ -160,17 +161,17 @@ async def _ask_all(bank: Runtime, run: Replay, watchdog: ProgressWatchdog) -> No
         run.rows[name] = await watchdog.patiently(asking)
 
 
-async def _read_back(bank: Runtime, feed: Feed, run: Replay, watcher: Watcher, watchdog: ProgressWatchdog) -> None:
+async def _read_back(bank: Runtime, feed: Feed, run: Replay, screen: Screen, watchdog: ProgressWatchdog) -> None:
     """Every event, as any program reads it, against what its sender was answered."""
     heads = await watchdog.patiently(bank.heads)
-    watcher.measuring("reading every event back", sum(heads.values()))
+    screen.measuring("reading every event back", sum(heads.values()))
 
     async def subscribed() -> Subscription:
         return bank.subscribe()
 
     def read(events: int) -> None:
         run.read_back = events
-        watcher.done(events)
+        screen.done(events)
 
     async with await watchdog.patiently(subscribed) as events:
         run.walk = await walk(events, heads, feed, run.ledger, read, run.heads_before)
@@ -188,8 +189,8 @@ class Sending:
     that was refused, until this class has seen the refusal.
     """
 
-    def __init__(self, bank: Runtime, feed: Feed, run: Replay, watcher: Watcher) -> None:
-        self._bank, self._feed, self._run, self._watcher = bank, feed, run, watcher
+    def __init__(self, bank: Runtime, feed: Feed, run: Replay, screen: Screen) -> None:
+        self._bank, self._feed, self._run, self._screen = bank, feed, run, screen
         self._again: deque[int] = deque()
         """Numbers of commands that were refused, in order; all of them come before `_ahead`."""
         self._ahead = iter(range(len(feed)))
@@ -214,10 +215,10 @@ class Sending:
         async for _, outcome in self._bank.execute_all(envelopes, in_flight=IN_FLIGHT, timeout_s=TIMEOUT_S):
             number = self._on_their_way.popleft()
             run.ledger.note(number, outcome)
-            self._watcher.answered(run.ledger.told)
+            self._screen.answered(run.ledger.told)
             if isinstance(outcome, Receipt):
                 for outage in run.killer.watch(number, outcome):
-                    self._watcher.recovered(outage)
+                    self._screen.recovered(outage)
             if what := run.killer.take_due(run.sent):
                 self._kills.append(asyncio.create_task(self._kill(what)))
         refused = run.ledger.take_unanswered()
@@ -245,6 +246,6 @@ class Sending:
     async def _kill(self, what: str) -> None:
         outage = await self._run.killer.kill(what, self._bank, lambda: self._run.sent)
         if outage is not None:
-            self._watcher.killed(outage)
+            self._screen.killed(outage)
         elif what in self._run.killer.spared:
-            self._watcher.spared(what)
+            self._screen.spared(what)

@@ -22,36 +22,21 @@ from .compensation import PAYMENTS_MAX, ClaimFigures
 from .figures import WORST, AircraftFigures, CarrierFigures, DelayFigures, HourFigures, RouteFigures
 from .outage import Outage
 from .progress_watchdog import Loss
-from .verification import Check, Ledger, LogFacts
+from .run import Replay
+from .verification import Check, LogFacts
 
 _FSYNC: Final = "LMDB sync=True metasync=True writemap=False: every batch is fsynced before it is acknowledged"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run."""
+    """One run, and what its verification has found."""
 
     flights: int
     partitions: int
-    nodes: int
-    """That the store is spread over; 0 if it is on this machine."""
-    stored_before: int
-    """Events that the store held before this run."""
-    ledger: Ledger
-    outages: list[Outage]
-    losses: list[Loss]
+    run: Replay
     facts: LogFacts
     checks: list[Check]
-    rows: dict[str, tuple[Any, ...]]
-    """The read models, by name."""
-    start_s: float
-    """Until the first command could be sent: Ray, and what an earlier run had stored."""
-    seconds: float
-    """From the first command sent to the last answer, the outages included."""
-    settled_s: float
-    """From the last answer until every claim was settled."""
-    visible_s: float
-    """From then until all read models had seen everything."""
     verify_s: float
     size_bytes: int | None
     """Of the logs on disk, if that is this machine's."""
@@ -66,17 +51,17 @@ class Report:
     @property
     def commands_per_s(self) -> float:
         """Answers a second, the outages included."""
-        return self.ledger.told / self.seconds if self.seconds else 0.0
+        return self.run.ledger.told / self.run.seconds if self.run.seconds else 0.0
 
     @property
     def recovered_s(self) -> float | None:
         """The longest outage; none if nothing was killed."""
-        times = [outage.recovered_s for outage in self.outages if outage.recovered_s is not None]
+        times = [outage.recovered_s for outage in self.run.killer.outages if outage.recovered_s is not None]
         return max(times, default=None)
 
     def as_json(self) -> dict[str, Any]:
         """The figures as plain values."""
-        ledger = self.ledger
+        run, ledger = self.run, self.run.ledger
         return {
             "flights": self.flights,
             "commands": ledger.told,
@@ -85,27 +70,27 @@ class Report:
             "rejected": len(ledger.rejected),
             "rejected_by_reason": ledger.rejected_by_reason,
             "events": self.facts.events,
-            "events_before": self.stored_before,
+            "events_before": self.facts.before,
             "duplicates": self.facts.duplicates,
             "streams": self.facts.streams,
             "signatures": self.facts.signatures,
             "claims": self.facts.claims,
-            "claims_paid": sum(row.paid for row in self.rows["Claims"]),
-            "claims_owed": sum(row.owed for row in self.rows["Claims"]),
-            "settled_s": round(self.settled_s, 3),
+            "claims_paid": sum(row.paid for row in run.rows["Claims"]),
+            "claims_owed": sum(row.owed for row in run.rows["Claims"]),
+            "settled_s": round(run.settled_s, 3),
             "log_bytes": self.size_bytes,
-            "start_s": round(self.start_s, 3),
-            "seconds": round(self.seconds, 3),
-            "visible_s": round(self.visible_s, 3),
+            "start_s": round(run.start_s, 3),
+            "seconds": round(run.seconds, 3),
+            "visible_s": round(run.visible_s, 3),
             "verify_s": round(self.verify_s, 3),
             "commands_per_s": round(self.commands_per_s, 1),
-            "killed": [_killed(outage) for outage in self.outages],
+            "killed": [_killed(outage) for outage in run.killer.outages],
             "recovered_s": _rounded(self.recovered_s),
-            "lost": [_lost(loss) for loss in self.losses],
+            "lost": [_lost(loss) for loss in run.losses],
             "verified": self.verified,
             "checks": [{"name": one.name, "passed": one.passed, "problems": one.problems} for one in self.checks],
             "partitions": self.partitions,
-            "nodes": self.nodes,
+            "nodes": run.nodes,
             "machine": _machine(self.filesystem),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -164,12 +149,12 @@ _HOTTEST: Final = "on #b71c1c"
 
 def as_tables(report: Report, carriers: Mapping[str, str]) -> Iterator[RenderableType]:
     """Everything there is to see, from top to bottom. `carriers` are their full names."""
-    yield _punctuality(report.rows["Punctuality"], carriers)
-    yield _hours(report.rows["AirportHours"])
-    yield Columns([_routes(report.rows["Routes"]), _aircraft(report.rows["Distances"])], padding=(0, 3))
-    yield _worst(report.rows[WORST], carriers)
-    yield _claims(report.rows["Claims"], carriers)
-    yield _refusals(report.ledger.rejected_by_reason, report.ledger.told)
+    yield _punctuality(report.run.rows["Punctuality"], carriers)
+    yield _hours(report.run.rows["AirportHours"])
+    yield Columns([_routes(report.run.rows["Routes"]), _aircraft(report.run.rows["Distances"])], padding=(0, 3))
+    yield _worst(report.run.rows[WORST], carriers)
+    yield _claims(report.run.rows["Claims"], carriers)
+    yield _refusals(report.run.ledger.rejected_by_reason, report.run.ledger.told)
     yield _run(report)
     yield _checks(report)
 
@@ -295,31 +280,31 @@ def _refusals(by_reason: Mapping[str, int], commands: int) -> Table:
 
 
 def _run(report: Report) -> Table:
-    ledger = report.ledger
+    ledger = report.run.ledger
     table = Table.grid(padding=(0, 2))
     table.title, table.title_style, table.title_justify = "The run", "bold", "left"
     accepted = f"{ledger.accepted:,} stored as {report.facts.events:,} events in {report.facts.streams:,} streams"
     table.add_row("accepted", accepted)
     if ledger.repeated:
-        why = "by an earlier run" if report.stored_before else "when a killed process took the first answer with it"
+        why = "by an earlier run" if report.facts.before else "when a killed process took the first answer with it"
         table.add_row("repeats", f"{ledger.repeated:,} of them were stored already, {why}")
     if report.facts.signatures:
         entries = "entry" if report.facts.signatures == 1 else "entries"
         table.add_row("visitors", f"besides, {report.facts.signatures:,} {entries} in the guest books")
     size = "" if report.size_bytes is None else f"{report.size_bytes / 1e6:,.0f} MB in "
-    over = f" on {report.nodes} nodes" if report.nodes else ""
+    over = f" on {report.run.nodes} nodes" if report.run.nodes else ""
     table.add_row("log", f"{size}{report.partitions} partitions{over}, every batch fsynced")
     speed = f"[bold]{report.commands_per_s:,.0f} a second[/], outages included"
-    table.add_row("commands", f"{ledger.told:,} in {report.seconds:.1f} s = {speed}")
+    table.add_row("commands", f"{ledger.told:,} in {report.run.seconds:.1f} s = {speed}")
     if report.facts.claims:
-        settled = f"settled by as many processes, the last one {report.settled_s:.1f} s after the last answer"
+        settled = f"settled by as many processes, the last one {report.run.settled_s:.1f} s after the last answer"
         table.add_row("claims", f"{report.facts.claims:,} of passengers, {settled}")
-    rest = f"read models up to date {report.visible_s:.1f} s later, verified in {report.verify_s:.1f} s"
-    table.add_row("besides", f"start {report.start_s:.1f} s, {rest}")
-    for outage in report.outages:
+    rest = f"read models up to date {report.run.visible_s:.1f} s later, verified in {report.verify_s:.1f} s"
+    table.add_row("besides", f"start {report.run.start_s:.1f} s, {rest}")
+    for outage in report.run.killer.outages:
         back = "not back before the end" if outage.recovered_s is None else f"back after {outage.recovered_s:.2f} s"
         table.add_row("killed", f"{outage.name}, process {outage.pid}: {back}")
-    for loss in report.losses:
+    for loss in report.run.losses:
         back = "not back before the end" if loss.back_after_s is None else f"back after {loss.back_after_s:.1f} s"
         table.add_row("gone", f"node {loss.node}, home of {loss.home_of}: {back}")
     return table

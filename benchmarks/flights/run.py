@@ -1,4 +1,4 @@
-"""A run of the replay: what a watcher gets on the way, and what it came to."""
+"""A run of the replay: what it came to."""
 
 from __future__ import annotations
 
@@ -8,43 +8,9 @@ from typing import Any
 
 from rayfold.runtime.store.report import Report
 
-from .outage import Killer, Outage
+from .outage import Killer
 from .progress_watchdog import Loss
 from .verification import Ledger, LogCheck
-
-
-class Watcher:
-    """What shows the progress. This one shows nothing."""
-
-    def waiting_for(self, what: str) -> None:
-        """Something without a measure has begun."""
-
-    def sending(self, commands: int) -> None:
-        """The commands are being sent now."""
-
-    def answered(self, commands: int) -> None:
-        """So many have their answer."""
-
-    def killed(self, outage: Outage) -> None:
-        """A process was killed."""
-
-    def spared(self, what: str) -> None:
-        """A process was not killed, because it is on another machine."""
-
-    def recovered(self, outage: Outage) -> None:
-        """Its work was acknowledged again."""
-
-    def lost(self, loss: Loss) -> None:
-        """A node is gone, and something waits for it."""
-
-    def back(self, loss: Loss) -> None:
-        """It is there again."""
-
-    def done(self, completed: int) -> None:
-        """So many of what was announced with `measuring`."""
-
-    def measuring(self, what: str, total: int) -> None:
-        """Something of a known size has begun."""
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ import time
 from itertools import cycle
 from typing import Any, Final
 
+from rich.console import Console
+
 from rayfold import Command, Envelope, Receipt, Rejected, Runtime, derived_id
 
 from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
@@ -240,7 +242,7 @@ async def _flights(options: Options, flights: int) -> Sample:
     from ..flights.feed import Feed
     from ..flights.oracle import expect
     from ..flights.replay import replay
-    from ..flights.run import Watcher
+    from ..flights.screen import Screen
     from ..flights.table import read_flights
     from ..flights.verification import check_answers, check_figures, check_log
 
@@ -249,7 +251,7 @@ async def _flights(options: Options, flights: int) -> Sample:
         table = read_flights(flights)
         feed = Feed(table)
         store = create_or_open_store(folder / "flights", _partitions(options))
-        run = await replay(store.path, feed, Watcher(), kill=False)
+        run = await replay(store.path, feed, Screen(Console(quiet=True, force_terminal=False)), kill=False)
         expected = expect(table)
         checks = [check_figures(name, rows, run.rows[name]) for name, rows in expected.tables.items()]
         checks += check_answers(expected, feed, run.ledger, asked_again=bool(run.ledger.repeated))

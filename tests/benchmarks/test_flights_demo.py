@@ -339,21 +339,13 @@ class TestOutages:
 
 
 def _report(*checks: Check) -> Report:
+    rows = dict.fromkeys(("Punctuality", "Routes", "AirportHours", "Distances", "Delays", "Claims", WORST), ())
     return Report(
         flights=1,
         partitions=2,
-        nodes=0,
-        stored_before=0,
-        ledger=Ledger(0),
-        outages=[],
-        losses=[],
+        run=Replay(Ledger(0), Killer(0, armed=False), start_s=1, rows=rows),
         facts=LogFacts(),
         checks=list(checks),
-        rows=dict.fromkeys(("Punctuality", "Routes", "AirportHours", "Distances", "Delays", "Claims", WORST), ()),
-        start_s=1,
-        seconds=0,
-        settled_s=0,
-        visible_s=0,
         verify_s=0,
         size_bytes=0,
         filesystem="ext4",
