@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +18,11 @@ from typing import Any, Final
 from rayfold import RayfoldError, Receipt, Recorded, Rejected, Subscription, Unavailable
 from rayfold.runtime.encoding.codec import decode_payload
 from rayfold.runtime.log.contract import Reader, StoredEvent
-from rayfold.runtime.log.format import decode_record
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import open_store
 from rayfold.runtime.stream import is_reserved
 
+from ..harness.log_walk import events_of
 from .compensation import Authority, Claim, Fund, Noted, Paid
 from .domain import Timetable
 from .feed import Feed
@@ -30,9 +31,6 @@ from .visitors import GuestBook
 
 _SHOWN_MAX: Final = 5
 """Differences that are put into words; of the others only the number is given."""
-
-_PAGE: Final = 4096
-"""Records read at a time: about 1 MiB."""
 
 _KEY_FIELDS: Final = {"Punctuality": 1, "Routes": 2, "AirportHours": 2, "Distances": 1, "Delays": 3, "Claims": 1}
 """How many of the first fields of a row are its key."""
@@ -207,11 +205,8 @@ def check_log(
     store = open_store(path)
     found = LogCheck(feed, ledger, heads_before)
     for partition in range(store.partitions):
-        reader = store.open_reader(partition)
-        try:
+        with closing(store.open_reader(partition)) as reader:
             found.partition(partition, reader, on_event)
-        finally:
-            reader.close()
     found.finish()
     return found
 
@@ -285,12 +280,10 @@ class LogCheck:
     def partition(self, partition: int, log: Reader, on_event: Callable[[int], None] = _ignore) -> None:
         """Walk one partition."""
         position = 0
-        while records := log.read(position, _PAGE):
-            for record in records:
-                stored = decode_record(record)
-                self.event(partition, stored, _claim_of(stored))
-                position = stored.position
-                on_event(self.walked)
+        for stored in events_of(log):
+            self.event(partition, stored, _claim_of(stored))
+            position = stored.position
+            on_event(self.walked)
         if position != log.head():
             self.contiguous.complain(f"partition {partition} reads to {position}, but its head is {log.head()}")
 

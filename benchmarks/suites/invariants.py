@@ -25,29 +25,16 @@ from typing import Any, Final
 import msgpack
 
 from rayfold.runtime.errors import RayfoldError
-from rayfold.runtime.log.contract import Reader, StoredEvent
-from rayfold.runtime.log.format import decode_record
+from rayfold.runtime.log.contract import Reader
 from rayfold.runtime.receipt import Receipt
+
+from ..harness.log_walk import events_of
 
 TOLD_MAX: Final = 5
 """Lines of one kind: the first few show what is wrong, the rest is counted."""
 
-PAGE_EVENTS: Final = 4_096
-"""Read at a time."""
-
 _CACHESTAT: Final = 451
 """The number of the system call, the same on every architecture (Linux 6.5; all calls since 424 share numbers)."""
-
-
-def events_of(reader: Reader, after: int = 0) -> Iterator[StoredEvent]:
-    """Every event of a log, in order. Raises `Damaged` for one whose checksum is wrong."""
-    while True:
-        records = reader.read(after, PAGE_EVENTS)
-        for record in records:
-            yield decode_record(record)
-        if len(records) < PAGE_EVENTS:
-            return
-        after += len(records)
 
 
 def log_violations(

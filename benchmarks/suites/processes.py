@@ -33,11 +33,11 @@ from rayfold.runtime.stream import StreamId
 from ..harness.contract import Case, Figure, Options, Sample, hold
 from ..harness.couriers import open_work
 from ..harness.histogram import Latencies
+from ..harness.log_walk import events_of
 from ..harness.processes import Child
 from ..workloads import local_calls
 from ..workloads.local_calls import Posting
 from ..workloads.steps import Answerer, Ask, Asker, Relaying, Waiting
-from .invariants import events_of
 from .load import execute_all, open_loop
 from .measuring import CpuMeter, cpu_figures, of_times, rate, seconds_of
 from .running import fresh_folder, shared_ray

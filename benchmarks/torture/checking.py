@@ -27,12 +27,10 @@ from rayfold.runtime.store.readable_store import ReadableStore
 from rayfold.runtime.store.report import Report
 from rayfold.runtime.store.store import Store
 
+from ..harness.log_walk import PAGE_EVENTS, records_of
 from .bank import Jar, Put, Total, Totals
 from .contract import Findings
 from .history import Entry, History, Sender, is_refused
-
-_PAGE: Final = 4_096
-"""Records read at a time."""
 
 _LOOK_S: Final = 0.02
 """How often the watcher reads."""
@@ -42,14 +40,8 @@ _RETRY_S: Final = 0.05
 
 def stored_records(store: ReadableStore, partition: int) -> Iterator[bytes]:
     """Every record of a partition, in order."""
-    reader = store.open_reader(partition)
-    try:
-        after = 0
-        while records := reader.read(after, _PAGE):
-            yield from records
-            after += len(records)
-    finally:
-        reader.close()
+    with contextlib.closing(store.open_reader(partition)) as reader:
+        yield from records_of(reader)
 
 
 def stored_events(store: ReadableStore) -> dict[int, list[StoredEvent]]:
@@ -224,7 +216,7 @@ class Watcher(threading.Thread):
             while not self._ended.wait(self._look_s):
                 for reader, seen in zip(readers, self.seen, strict=True):
                     with contextlib.suppress(Unavailable):  # its home is another node, which is away and will be back
-                        seen += map(zlib.crc32, reader.read(len(seen), _PAGE))
+                        seen += map(zlib.crc32, reader.read(len(seen), PAGE_EVENTS))
         except RayfoldError as error:
             self.failed = str(error)
         finally:

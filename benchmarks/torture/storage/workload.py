@@ -33,6 +33,7 @@ from rayfold.runtime.store.store import Store, create_or_open_store, open_store
 from rayfold.runtime.store.verify import verify_store
 from rayfold.runtime.write.write_loop import WriteLoop
 
+from ...harness.log_walk import PAGE_EVENTS, records_of
 from ..bank import Put, Split, Take, Till
 from ..contract import Findings
 from ..processes import Line
@@ -50,8 +51,6 @@ FIRST: Final = 12
 
 ATTEMPTS_MAX: Final = 4
 """Of one batch whose append fails. A fault is injected once, so the second attempt succeeds."""
-
-PAGE_EVENTS: Final = 1_000
 
 EVENTS_A_TURN: Final = 2
 """Instead of 256: the logs here are small, and the stream index is to be behind and to catch up in them all the
@@ -184,10 +183,7 @@ def plain(outcome: Outcome | RayfoldError) -> list[Any]:
 
 def everything(reader: Reader) -> list[bytes]:
     """All records of a log."""
-    records: list[bytes] = []
-    while more := reader.read(len(records), PAGE_EVENTS):
-        records += more
-    return records
+    return list(records_of(reader))
 
 
 @short_turns()
