@@ -113,28 +113,14 @@ class Airport(Aggregate, placement=OwnActor()):
         late_min = command.at_min - command.scheduled_min
         if late_min < -EARLIEST_MIN:
             return Rejected("left_too_early", flight=command.flight, early_min=-late_min)
-        return Departed(
-            flight=command.flight,
-            carrier=command.carrier,
-            aircraft=command.aircraft,
-            scheduled_min=command.scheduled_min,
-            hour=command.hour,
-            at_min=command.at_min,
-            late_min=late_min,
-        )
+        return Departed(**command.model_dump(), late_min=late_min)
 
     @decide
     def cancel(self, command: Cancel) -> Cancelled | Rejected:
         """Strike a flight that has not left."""
         if rejected := self._refused(command.flight, command.scheduled_min, command.at_min):
             return rejected
-        return Cancelled(
-            flight=command.flight,
-            carrier=command.carrier,
-            scheduled_min=command.scheduled_min,
-            hour=command.hour,
-            at_min=command.at_min,
-        )
+        return Cancelled(**command.model_dump())
 
     @evolve
     def has_departed(self, event: Departed) -> None:
@@ -250,15 +236,7 @@ class Aircraft(Aggregate, placement=Shared()):
             return Rejected("still_in_the_air", flight=self.flight, since_min=self.took_off_min)
         if not self.flight and command.at_min < self.back_min:
             return Rejected("not_back_yet", missing_min=self.back_min - command.at_min)
-        return TookOff(
-            flight=command.flight,
-            carrier=command.carrier,
-            origin=command.origin,
-            destination=command.destination,
-            distance_miles=command.distance_miles,
-            due_min=command.due_min,
-            at_min=command.at_min,
-        )
+        return TookOff(**command.model_dump())
 
     @decide
     def land(self, command: Land) -> Landed | Rejected:

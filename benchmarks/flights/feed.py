@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from rayfold import Envelope, derived_id
+from rayfold import Command, Envelope, derived_id
 
 from .domain import Aircraft, Airport, Cancel, Depart, Land, LandAfterDiversion, TakeOff
 from .table import NEVER
@@ -30,6 +30,10 @@ class Step(IntEnum):
     DEPART = 1
     TAKE_OFF = 2
     CANCEL = 3
+
+
+_IN_THE_AIR: Final = {Step.TAKE_OFF, Step.LAND}
+"""The steps of an aircraft; the others are of an airport."""
 
 
 class _Flight(NamedTuple):
@@ -67,9 +71,8 @@ class Feed:
     def envelope(self, number: int) -> Envelope:
         """The command of this number with its address."""
         step, flight = self._step(number)
-        if step in (Step.TAKE_OFF, Step.LAND):
-            return Envelope(Aircraft, flight.aircraft, _aircraft_command(step, flight), self.command_id(number))
-        return Envelope(Airport, flight.origin, _airport_command(step, flight), self.command_id(number))
+        aggregate, ident = (Aircraft, flight.aircraft) if step in _IN_THE_AIR else (Airport, flight.origin)
+        return Envelope(aggregate, ident, _command(step, flight), self.command_id(number))
 
     def command_id(self, number: int) -> UUID:
         """The id of that command, from nothing but the flight and the step."""
@@ -86,39 +89,21 @@ class Feed:
         return step, self._flights[index]
 
 
-def _airport_command(step: Step, flight: _Flight) -> Depart | Cancel:
+def _command(step: Step, flight: _Flight) -> Depart | Cancel | TakeOff | Land | LandAfterDiversion:
     if step is Step.CANCEL:
-        return Cancel(
-            flight=flight.flight,
-            carrier=flight.carrier,
-            scheduled_min=flight.scheduled_min,
-            hour=flight.hour,
-            at_min=flight.scheduled_min,
-        )
-    return Depart(
-        flight=flight.flight,
-        carrier=flight.carrier,
-        aircraft=flight.aircraft,
-        scheduled_min=flight.scheduled_min,
-        hour=flight.hour,
-        at_min=flight.departed_min,
-    )
-
-
-def _aircraft_command(step: Step, flight: _Flight) -> TakeOff | Land | LandAfterDiversion:
+        return Cancel(**_fields(Cancel, flight), at_min=flight.scheduled_min)
+    if step is Step.DEPART:
+        return Depart(**_fields(Depart, flight), at_min=flight.departed_min)
     if step is Step.TAKE_OFF:
-        return TakeOff(
-            flight=flight.flight,
-            carrier=flight.carrier,
-            origin=flight.origin,
-            destination=flight.destination,
-            distance_miles=flight.distance_miles,
-            due_min=flight.due_min,
-            at_min=flight.departed_min,
-        )
+        return TakeOff(**_fields(TakeOff, flight), at_min=flight.departed_min)
     if flight.airborne_min == NEVER:
         return LandAfterDiversion(flight=flight.flight, at_min=flight.landed_min)
     return Land(flight=flight.flight, airborne_min=flight.airborne_min, at_min=flight.landed_min)
+
+
+def _fields(command: type[Command], flight: _Flight) -> dict[str, Any]:
+    """What a command takes over from its flight: all but the instant."""
+    return {name: getattr(flight, name) for name in command.model_fields if name != "at_min"}
 
 
 def _in_order(flights: list[_Flight]) -> list[tuple[int, Step, int]]:

@@ -52,6 +52,11 @@ def check(world: World) -> Findings:
     states = _states(events)
     for sent in world.sent:
         _check_sent(sent, events, stored, states, findings)
+    for refused in world.refused:
+        what = f"command {refused.act.number} got {refused.error}, and is in the log"
+        findings.check("I7", refused.act.number not in stored, what)
+    for act in world.hanging:
+        findings.violate("I12", f"number {act.number}, to {act.kind}, was never answered")
     _check_order(world, findings)
     _check_reads(world, events, findings)
     return findings

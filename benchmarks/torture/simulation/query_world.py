@@ -35,15 +35,13 @@ from .network import ActorHandle, Handle, Network, ProcessEnded
 from .purses import InPurse
 from .socket_network import ClientLink, SocketLoop
 from .story import CLIENTS, PARTITIONS, PURSES, Act, SocketTrouble, Story, Trouble, draw
-from .world import ASK_TIMEOUT_S, SETTINGS, Build, PartitionProcess, ProjectorProcess, Read, World
+from .world import ASK_TIMEOUT_S, HANGS_S, SETTINGS, Build, PartitionProcess, ProjectorProcess, Read, World
 
 __all__ = ["PROBES_FROM", "Answer", "QueryBuild", "QueryWorld", "draw_query_story"]
 
 PROBES_FROM: Final = 100_000
 PROBE_S: Final = 8.0
 """When every purse is asked for once more: nothing is wrong any more."""
-
-HANGS_S: Final = 60.0
 
 TROUBLES: Final[tuple[Trouble | SocketTrouble, ...]] = (
     "connections cut",
@@ -319,7 +317,6 @@ class QueryWorld(World):
 
     build: QueryBuild
     answers: list[Answer] = field(default_factory=list)
-    hanging: list[Act] = field(default_factory=list)
     projectors: dict[str, ServingProjector] = field(default_factory=dict)
     pools: list[ReplicaPool] = field(default_factory=list)
     left: tuple[int, list[int]] = (0, [])

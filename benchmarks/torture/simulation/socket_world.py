@@ -12,8 +12,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final, NamedTuple
-from uuid import UUID
+from typing import Any, ClassVar, Final
 
 from rayfold.actors.client.command_router import CommandRouter
 from rayfold.actors.client.socket_client import SocketConnection
@@ -23,19 +22,18 @@ from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
 from rayfold.actors.settings import Settings
 from rayfold.actors.sockets.transport_choice import TransportChoice
-from rayfold.runtime.encoding.envelope import Envelope, PackedCommand, pack, unpack_batch
-from rayfold.runtime.encoding.outcome import Answered, Outcome, Redirect, RetryAfter, encode_answer
-from rayfold.runtime.errors import Fenced, Overloaded, RayfoldError, Unavailable
+from rayfold.runtime.encoding.envelope import PackedCommand, unpack_batch
+from rayfold.runtime.encoding.outcome import Answered, Redirect, RetryAfter, encode_answer
+from rayfold.runtime.errors import Fenced, RayfoldError
 from rayfold.runtime.log.contract import Append, Appended, CommandEntry
-from rayfold.runtime.receipt import Receipt
-from rayfold.runtime.stream import ANY, StreamId, partition_of
+from rayfold.runtime.stream import StreamId, partition_of
 from rayfold.runtime.write.write_loop import AlreadyStored, WriteLoop
 
 from .network import ActorHandle, Process, ProcessEnded
-from .purses import CATALOGUE, Purse, Put, Take
+from .purses import CATALOGUE
 from .socket_network import Link, RecordedConnection, SocketLoop
 from .story import CLIENTS, LASTS_MS, PARTITIONS, PURSES, Act, Fault, SocketTrouble, Story, Trouble
-from .world import RESTART_S, TRIES_MAX, Build, Killed, PartitionProcess, Sent, SimulatedProcess, SimulatedRouter, World
+from .world import RESTART_S, Build, Killed, PartitionProcess, SimulatedProcess, SimulatedRouter, World
 
 __all__ = ["PROBE_S", "SocketBuild", "SocketWorld", "draw_socket_story"]
 
@@ -48,9 +46,6 @@ PROBE_S: Final = 10.0
 
 PROBES_FROM: Final = 1_000
 """The number of the first of these commands."""
-
-HANGS_S: Final = 10.0
-"""After which a command without an outcome, whose deadline was at 2 s, will never have one."""
 
 REPLACED_S: Final = 0.4
 """Within which every client has learned that a partition has moved."""
@@ -85,13 +80,6 @@ class SocketBuild(Build):
     client: type[ClientProtocol] = ClientProtocol
     server: type[ServerProtocol] = ServerProtocol
     choice: type[TransportChoice[SocketConnection]] = TransportChoice
-
-
-class Refused(NamedTuple):
-    """A command that was refused at once, without being sent."""
-
-    act: Act
-    error: RayfoldError
 
 
 def draw_socket_story(seed: int) -> Story:
@@ -340,8 +328,6 @@ class SocketWorld(World):
     }
 
     build: SocketBuild
-    refused: list[Refused] = field(default_factory=list)
-    hanging: list[Act] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     listening: dict[str, ServingProcess] = field(default_factory=dict)
     own_actors: dict[str, OwnProcess] = field(default_factory=dict)
@@ -452,36 +438,6 @@ class SocketWorld(World):
         for partition in range(PARTITIONS):
             self._replace(router, partition)
         router.tell_unavailable({})
-
-    async def _send(self, act: Act) -> None:
-        """One command, until its client knows what became of it or gives up."""
-        command = Put(amount=act.amount) if act.kind == "put" else Take(amount=act.amount)
-        expected = self._versions[act.client].get(act.purse, ANY) if act.careful else ANY
-        packed, blob = pack(Envelope(Purse, f"purse-{act.purse}", command, UUID(int=act.number), expected))
-        began_s, tries, outcome = self.loop.time(), 0, None
-        while tries < TRIES_MAX and (outcome is None or isinstance(outcome, Unavailable)):
-            try:
-                sent = self.routers[act.client].submit(packed, blob, SETTINGS.timeout_s)
-            except (Overloaded, Unavailable) as error:
-                if outcome is None:
-                    self.refused.append(Refused(act, error))
-                    return
-                break
-            tries += 1
-            await asyncio.wait([sent], timeout=HANGS_S)
-            if not sent.done():
-                self.hanging.append(act)
-                return
-            outcome = sent.result()
-        assert outcome is not None
-        self._note(act, outcome)
-        self.sent.append(Sent(act, began_s, self.loop.time(), outcome, tries, expected))
-
-    def _note(self, act: Act, outcome: Outcome) -> None:
-        if isinstance(outcome, Receipt):
-            seen, versions = self._seen[act.client], self._versions[act.client]
-            seen[outcome.partition] = max(outcome.position, seen.get(outcome.partition, 0))
-            versions[act.purse] = max(outcome.version, versions.get(act.purse, 0))
 
 
 def _purse(number: int) -> StreamId:

@@ -21,7 +21,7 @@ from rayfold.runtime.domain.messages import Command
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import Envelope, pack, unpack_batch
 from rayfold.runtime.encoding.outcome import Outcome, encode_answer
-from rayfold.runtime.errors import Fenced, StorageFailed, Unavailable
+from rayfold.runtime.errors import Fenced, Overloaded, RayfoldError, StorageFailed, Unavailable
 from rayfold.runtime.log.contract import Append, Appended
 from rayfold.runtime.log.format import record_position
 from rayfold.runtime.log.memory import MemoryLog
@@ -51,6 +51,9 @@ __all__ = [
 SETTINGS: Final = Settings(timeout_s=2.0, attempt_timeout_s=0.4, local_sockets=False)
 TRIES_MAX: Final = 4
 """Of a command whose outcome is unknown, each with the same id."""
+
+HANGS_S: Final = 10.0
+"""After which what has no outcome, though its deadline was at 2 s, will never have one."""
 
 RESTART_S: Final = 0.3
 PROJECTOR_LOOKS_S: Final = 0.25
@@ -90,6 +93,13 @@ class Sent(NamedTuple):
     outcome: Outcome
     tries: int
     expected_version: int
+
+
+class Refused(NamedTuple):
+    """A command that was refused at once, without being sent."""
+
+    act: Act
+    error: RayfoldError
 
 
 class Read(NamedTuple):
@@ -221,6 +231,9 @@ class World:
     story: Story
     build: Build
     sent: list[Sent] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    hanging: list[Act] = field(default_factory=list)
+    """Commands and queries without an outcome."""
     reads: list[Read] = field(default_factory=list)
     reads_logs: bool = True
     """Whether the projector reads the logs by itself now and then."""
@@ -314,13 +327,23 @@ class World:
         """One command, until its client knows what became of it or gives up."""
         command: Command = Put(amount=act.amount) if act.kind == "put" else Take(amount=act.amount)
         expected = self._versions[act.client].get(act.purse, ANY) if act.careful else ANY
-        envelope = Envelope(Purse, f"purse-{act.purse}", command, UUID(int=act.number), expected)
-        began_s, tries = self.loop.time(), 1
-        packed, blob = pack(envelope)
-        outcome = await self.routers[act.client].submit(packed, blob, SETTINGS.timeout_s)
-        while isinstance(outcome, Unavailable) and tries < TRIES_MAX:
+        packed, blob = pack(Envelope(Purse, f"purse-{act.purse}", command, UUID(int=act.number), expected))
+        began_s, tries, outcome = self.loop.time(), 0, None
+        while tries < TRIES_MAX and (outcome is None or isinstance(outcome, Unavailable)):
+            try:
+                sent = self.routers[act.client].submit(packed, blob, SETTINGS.timeout_s)
+            except (Overloaded, Unavailable) as error:
+                if outcome is None:
+                    self.refused.append(Refused(act, error))
+                    return
+                break
             tries += 1
-            outcome = await self.routers[act.client].submit(packed, blob, SETTINGS.timeout_s)
+            await asyncio.wait([sent], timeout=HANGS_S)
+            if not sent.done():
+                self.hanging.append(act)
+                return
+            outcome = sent.result()
+        assert outcome is not None
         if isinstance(outcome, Receipt):
             seen, versions = self._seen[act.client], self._versions[act.client]
             seen[outcome.partition] = max(outcome.position, seen.get(outcome.partition, 0))
