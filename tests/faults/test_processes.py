@@ -31,7 +31,7 @@ def test_partitions_and_runners_killed_while_effects_call_the_outside_make_no_ca
 
 def test_a_program_killed_in_the_middle_of_a_batch_leaves_a_directory_that_opens_at_once(tmp_path: Path) -> None:
     figures = held("kill-program", tmp_path).figures
-    assert figures["refused"] == 1, "while the program ran, a second one was not refused with its holder"
+    assert figures["runtimes_refused"] == 1, "while the program ran, a second one was not refused with its holder"
     assert int(figures["acknowledged"]) > 1000
     assert figures["processes_left"] == 0
 

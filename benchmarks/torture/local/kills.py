@@ -125,7 +125,7 @@ async def _kill_projector(bank: LocalBank) -> float:
     "kill-program",
     "kill -9 of a whole program in the middle of a batch; another opens its directory at once",
     "I1 I2 I3 I4 I6 I7 I8 I11 I12",
-    counts="killed_programs refused",
+    counts="killed_programs runtimes_refused",
     times=(30, 30, 1),
 )
 def kill_program(context: Context, findings: Findings) -> None:
@@ -165,7 +165,7 @@ def _refused(folder: Path, holder: int, findings: Findings) -> None:
             told = "it was opened"
     except StoreInUse as error:
         told = str(error)
-    findings.count("refused", f"process {holder}" in told)
+    findings.count("runtimes_refused", f"process {holder}" in told)
     findings.check("I6", f"process {holder}" in told, f"a second runtime on a directory in use: {told}")
 
 
