@@ -1,4 +1,4 @@
-"""Goals: each line of the goal table against what was measured, and what bounds it.
+"""Goals: each line of the goal table (`goals.csv`) against what was measured, and what bounds it.
 
 Rule kept here: a ratio is of values of the same round (intervals.py); a goal whose interval lies on both sides of its
 bound is met or missed by its median and marked as uncertain; one without figures is not measured, never met.
@@ -6,8 +6,10 @@ bound is met or missed by its median and marked as uncertain; one without figure
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from .intervals import Interval, median_interval, ratio_interval
@@ -34,109 +36,15 @@ class Goal:
     """True: the value must be at least the bound; False: at most."""
 
 
-WRITE_1: Final = "write/saturated writes?depth=1024&keys=uniform&partitions=1&placement=shared"
-WRITE_2: Final = "write/saturated writes?depth=4096&keys=uniform&partitions=2&placement=shared"
-PLAIN: Final = "ceiling/plain program?batch=1024"
-THEN_ASK: Final = "latency/open loop?load=0.5&operation=execute then ask"
+def _read(table: Path) -> Iterator[Goal]:
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            against = (row["against"], row["figure of that"]) if row["against"] else None
+            bound = float(row["at least"] or row["at most"])
+            yield Goal(row["name"], (row["case"], row["figure"]), against, bound, bool(row["at least"]))
 
-GOALS: Final = (
-    Goal("1 partition against the plain program", (WRITE_1, "commands_per_s"), (PLAIN, "commands_per_s"), 1.0, True),
-    Goal("2 partitions against the plain program", (WRITE_2, "commands_per_s"), (PLAIN, "commands_per_s"), 1.0, True),
-    Goal(
-        "commands against eventsourcing on SQLite",
-        (WRITE_2, "commands_per_s"),
-        ("peers/eventsourcing save?store=sqlite", "commands_per_s"),
-        12.0,
-        True,
-    ),
-    Goal(
-        "commands against UmaDB at 64 in flight",
-        ("peers/rayfold?depth=64", "commands_per_s"),
-        ("peers/umadb?depth=64", "commands_per_s"),
-        2.0,
-        True,
-    ),
-    Goal(
-        "commands against UmaDB, one at a time",
-        ("peers/rayfold?depth=1", "commands_per_s"),
-        ("peers/umadb?depth=1", "commands_per_s"),
-        1.0,
-        True,
-    ),
-    Goal(
-        "read your writes against eventsourcing",
-        ("freshness/execute then ask after", "latency_ms_p50"),
-        ("peers/eventsourcing save then wait?store=memory", "latency_ms_p50"),
-        0.05,
-        False,
-    ),
-    Goal(
-        "one command at a time against a null call and a commit",
-        ("latency/one at a time", "latency_ms_p50"),
-        ("ceiling/null call and synced commit", "latency_ms_p50"),
-        1.6,
-        False,
-    ),
-    Goal(
-        "one command against a null round trip and a synced commit",
-        ("latency/one command beside a null round trip and a commit", "command_of_both_p50"),
-        None,
-        1.5,
-        False,
-    ),
-    Goal(
-        "one query alone against a null round trip",
-        ("read/one query beside a null round trip", "query_ms_p50"),
-        ("read/one query beside a null round trip", "null_ms_p50"),
-        3.0,
-        False,
-    ),
-    Goal(
-        "one query beside 10,000 that wait",
-        ("read/queries beside 10,000 that wait", "beside_ms_p50"),
-        ("read/queries beside 10,000 that wait", "alone_ms_p50"),
-        1.2,
-        False,
-    ),
-    Goal(
-        "queries pipelined, one replica",
-        ("read/saturated reads?depth=4096&replicas=1", "queries_per_s"),
-        None,
-        150_000,
-        True,
-    ),
-    Goal(
-        "projection catch-up, one core",
-        ("replay/projection rebuild?events=100000", "events_per_s"),
-        None,
-        200_000,
-        True,
-    ),
-    Goal(
-        "projection catch-up against eventsourcing in memory",
-        ("replay/projection rebuild?events=100000", "events_per_s"),
-        ("peers/eventsourcing catch-up?store=memory", "events_per_s"),
-        2.0,
-        True,
-    ),
-    Goal("ack to visible at half of saturation", ("freshness/visible?load=0.5", "visible_ms_p99"), None, 5.0, False),
-    Goal("execute, then ask, at half of saturation, p50", (THEN_ASK, "latency_ms_p50"), None, 3.0, False),
-    Goal("execute, then ask, at half of saturation, p99", (THEN_ASK, "latency_ms_p99"), None, 15.0, False),
-    Goal(
-        "queries beside saturated writes against queries alone",
-        ("scale/interference?reads=saturated&writes=saturated", "queries_per_s"),
-        ("scale/interference?reads=saturated&writes=idle", "queries_per_s"),
-        0.5,
-        True,
-    ),
-    Goal(
-        "commands at the largest log against 100 thousand events",
-        ("replay/commands after?size=largest", "commands_per_s"),
-        ("replay/commands after?size=100000", "commands_per_s"),
-        0.8,
-        True,
-    ),
-)
+
+GOALS: Final = tuple(_read(Path(__file__).with_name("goals.csv")))
 """The table of what has to come out on two cores, all with an fsync before every acknowledgement."""
 
 

@@ -34,7 +34,7 @@ from .broadcast_network import BroadcastLink, SimulatedLinks
 from .network import ActorHandle, Handle, Network, ProcessEnded
 from .purses import InPurse
 from .socket_network import ClientLink, SocketLoop
-from .story import CLIENTS, PARTITIONS, PURSES, Act, SocketTrouble, Story, Trouble, draw
+from .story import CLIENTS, PARTITIONS, PURSES, Act, SocketTrouble, Story, Trouble, draw, probes
 from .world import ASK_TIMEOUT_S, HANGS_S, SETTINGS, Build, PartitionProcess, ProjectorProcess, Read, World
 
 __all__ = ["PROBES_FROM", "Answer", "QueryBuild", "QueryWorld", "draw_query_story"]
@@ -102,12 +102,8 @@ def draw_query_story(seed: int) -> Story:
         else fault._replace(trouble=rng.choice(troubles), at_ms=fault.at_ms // burst_ms * burst_ms + rng.randrange(20))
         for fault in story.faults
     ]
-    probes = [
-        Act(PROBES_FROM + client * PURSES + purse, int(PROBE_S * 1000), client, "ask", purse, 1, careful=True)
-        for client in range(CLIENTS)
-        for purse in range(PURSES)
-    ]
-    return replace(story, acts=(*sorted(acts, key=lambda act: act.at_ms), *probes), faults=tuple(sorted(faults)))
+    last = probes(PROBES_FROM, PROBE_S, "ask", careful=True)
+    return replace(story, acts=(*sorted(acts, key=lambda act: act.at_ms), *last), faults=tuple(sorted(faults)))
 
 
 class QueryLink(ClientLink):

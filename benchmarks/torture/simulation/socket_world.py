@@ -32,7 +32,7 @@ from rayfold.runtime.write.write_loop import AlreadyStored, WriteLoop
 from .network import ActorHandle, Process, ProcessEnded
 from .purses import CATALOGUE
 from .socket_network import Link, RecordedConnection, SocketLoop
-from .story import CLIENTS, LASTS_MS, PARTITIONS, PURSES, Act, Fault, SocketTrouble, Story, Trouble
+from .story import CLIENTS, LASTS_MS, PARTITIONS, PURSES, Fault, Kind, SocketTrouble, Story, Trouble, draw_acts, probes
 from .world import RESTART_S, Build, Killed, PartitionProcess, SimulatedProcess, SimulatedRouter, World
 
 __all__ = ["PROBE_S", "SocketBuild", "SocketWorld", "draw_socket_story"]
@@ -87,32 +87,18 @@ def draw_socket_story(seed: int) -> Story:
     the same time; and most troubles come with a burst."""
     rng = random.Random(seed)
     troubles = rng.sample(TROUBLES, rng.choice((1, 2, 3, len(TROUBLES))))
-    purses, takes = rng.randint(1, PURSES), rng.choice((1, 4, 12))
+    purses = rng.randint(1, PURSES)
+    kinds: dict[Kind, int] = {"put": 5, "take": rng.choice((1, 4, 12))}
     bursts = [rng.randrange(LASTS_MS) for _ in range(rng.choice((2, 4, 8)))]
     wide_ms, clients = rng.choice((4, 15, 60)), rng.choice((1, CLIENTS))
-    acts = [
-        Act(
-            number + 1,
-            rng.choice(bursts) + rng.randrange(wide_ms),
-            rng.randrange(clients),
-            rng.choices(("put", "take"), (5, takes))[0],
-            rng.randrange(purses),
-            rng.randrange(1, 60),
-            rng.random() < 0.2,
-        )
-        for number in range(rng.randint(20, 60))
-    ]
+    acts = draw_acts(rng, lambda: rng.choice(bursts) + rng.randrange(wide_ms), clients, kinds, purses, careful=0.2)
     faults = []
     for trouble in rng.choices(troubles, k=rng.randint(0, 8)):
         longest_ms = AWAY_MS if trouble == "kept away" else 1_500
         at_ms, for_ms = max(0, rng.choice(bursts) + rng.randrange(-20, 60)), rng.randrange(50, longest_ms)
         faults.append(Fault(at_ms, trouble, rng.randrange(PARTITIONS), for_ms))
-    probes = [
-        Act(PROBES_FROM + client * PURSES + purse, int(PROBE_S * 1000), client, "put", purse, 1, careful=False)
-        for client in range(CLIENTS)
-        for purse in range(PURSES)
-    ]
-    return Story(seed, (*sorted(acts, key=lambda act: act.at_ms), *probes), tuple(sorted(faults)))
+    last = probes(PROBES_FROM, PROBE_S, "put", careful=False)
+    return Story(seed, (*acts, *last), tuple(sorted(faults)))
 
 
 class ServingProcess(PartitionProcess):

@@ -5,6 +5,7 @@ A story is plain data, so that parts of it can be left out: that is how a failin
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -88,24 +89,38 @@ def draw(seed: int) -> Story:
     rng = random.Random(seed)
     troubles = rng.sample(TROUBLES, rng.choice((1, 2, 3, len(TROUBLES))))
     purses = rng.randint(1, PURSES)
-    takes = rng.choice((1, 4, 12))
-    acts = [
-        Act(
-            number + 1,
-            rng.randrange(LASTS_MS),
-            rng.randrange(CLIENTS),
-            rng.choices(("put", "take", "ask"), (5, takes, 3))[0],
-            rng.randrange(purses),
-            rng.randrange(1, 60),
-            rng.random() < 0.3,
-        )
-        for number in range(rng.randint(*ACTS))
-    ]
+    kinds: dict[Kind, int] = {"put": 5, "take": rng.choice((1, 4, 12)), "ask": 3}
+    acts = draw_acts(rng, lambda: rng.randrange(LASTS_MS), CLIENTS, kinds, purses, careful=0.3)
     faults = [
         Fault(rng.randrange(LASTS_MS), rng.choice(troubles), rng.randrange(PARTITIONS), rng.randrange(50, 1_500))
         for _ in range(rng.randint(0, FAULTS_MAX))
     ]
-    return Story(seed, tuple(sorted(acts, key=lambda act: act.at_ms)), tuple(sorted(faults)))
+    return Story(seed, acts, tuple(sorted(faults)))
+
+
+def draw_acts(
+    rng: random.Random, at_ms: Callable[[], int], clients: int, kinds: dict[Kind, int], purses: int, *, careful: float
+) -> tuple[Act, ...]:
+    """What the clients of a story do, in the order of time. `kinds`: how often each is, beside the others."""
+    acts = [
+        Act(
+            number + 1,
+            at_ms(),
+            rng.randrange(clients),
+            rng.choices(list(kinds), list(kinds.values()))[0],
+            rng.randrange(purses),
+            rng.randrange(1, 60),
+            rng.random() < careful,
+        )
+        for number in range(rng.randint(*ACTS))
+    ]
+    return tuple(sorted(acts, key=lambda act: act.at_ms))
+
+
+def probes(first: int, at_s: float, kind: Kind, *, careful: bool) -> tuple[Act, ...]:
+    """One act of each client with each purse, when nothing is wrong any more."""
+    pairs = enumerate(itertools.product(range(CLIENTS), range(PURSES)), first)
+    return tuple(Act(number, int(at_s * 1000), client, kind, purse, 1, careful) for number, (client, purse) in pairs)
 
 
 def shortest(story: Story, fails: Callable[[Story], bool], tries_max: int = 400) -> Story:

@@ -9,12 +9,14 @@ import pytest
 
 from rayfold.benchmarks.harness.compare import compare
 from rayfold.benchmarks.harness.conditions import Conditions
-from rayfold.benchmarks.harness.goals import GOALS, PLAIN, WRITE_1, Goal, bounded_by, judge
+from rayfold.benchmarks.harness.goals import GOALS, Goal, bounded_by, judge
 from rayfold.benchmarks.harness.numbers import counted, sentence, shown, shown_interval, shown_s
 from rayfold.benchmarks.harness.results import SCHEMA, ResultsInvalid, Run, load_run, save_run
 from tests.benchmarks.harness.invented import CALM, Invention, whole_run
 
 WRITES = {"depth": 1024, "keys": "uniform", "partitions": 1, "placement": "shared"}
+WRITE_1 = "write/saturated writes?depth=1024&keys=uniform&partitions=1&placement=shared"
+PLAIN = "ceiling/plain program?batch=1024"
 CROWDED = Conditions(load_before=5.0, load_after=5.0, ours=0.5, others=0.2, steal=0.0)
 ROBBED = Conditions(load_before=1.0, load_after=1.0, ours=0.5, others=0.0, steal=0.03)
 
