@@ -11,13 +11,14 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TextColumn
 from rich.table import Table
 
 from .compare import Comparison, Movement
 from .contract import Case
 from .marks import COMPUTED, MEANING
 from .numbers import counted, shown, shown_interval, shown_s
+from .progress import ProgressScreen
 from .results import CaseResult, GoalResult, Run
 from .rounds import Plan, Record
 from .summary import generator_ceilings
@@ -26,29 +27,13 @@ VIOLATIONS_SHOWN: Final = 20
 """Of one case; the JSON file has all."""
 
 
-class Screen:
+class Screen(ProgressScreen):
     """Everything `rayfold bench` prints. It is the `Spectator` of a run."""
 
     def __init__(self, console: Console, plan: Plan | None = None) -> None:
-        self.console = console
+        super().__init__(console, None, TextColumn("{task.fields[left]}"), left="")
         self._plan = plan
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn())
-        self._progress = Progress(
-            *columns,
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("starting", total=None, left="")
         self._round = -1
-
-    def __enter__(self) -> Screen:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
 
     def begun(self, case: Case, round_: int, left_s: float) -> None:
         """A case begins."""

@@ -39,9 +39,6 @@ OWN_ACTORS_MAX: Final = 16
 VISIBLE_TIMEOUT_S: Final = 60.0
 """For the read models to have seen everything, after the timed part."""
 
-CATCH_UP_LOOK_S: Final = 0.01
-"""How often replicas are asked how far they are, outside of what is timed."""
-
 _ON_NODES_TIMEOUT_S: Final = 60.0
 """For a node to do what takes milliseconds, once it has a process for it."""
 
@@ -146,11 +143,8 @@ class Running:
         return [line for lines in told for line in lines or ()]
 
     async def caught_up(self) -> None:
-        """Wait until every replica has seen everything. Raises `TimeoutError`."""
-        now = await self.bank.heads()
-        async with asyncio.timeout(VISIBLE_TIMEOUT_S):
-            while any(one.positions != now and not one.failed for one in (await self.bank.status()).projectors):
-                await asyncio.sleep(CATCH_UP_LOOK_S)
+        """Wait until every replica has seen everything. Raises `NotYetVisible`."""
+        await self.bank.caught_up(timeout_s=VISIBLE_TIMEOUT_S)
 
     async def _read_models(self, expected: dict[str, int]) -> list[str]:
         """The read model of every replica. Queries without `after=` go to idle replicas in turn, so each gets one."""

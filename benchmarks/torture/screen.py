@@ -10,9 +10,10 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from rich.table import Table
 
+from ..harness.progress import ProgressScreen
 from .contract import INVARIANTS, Scenario
 from .runner import Outcome, Run, report
 
@@ -30,21 +31,11 @@ _COLOURS: Final = {
 }
 
 
-class Screen:
+class Screen(ProgressScreen):
     """A line for each scenario, and a bar meanwhile."""
 
     def __init__(self, console: Console, scenarios: Sequence[Scenario]) -> None:
-        self.console = console
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("starting", total=len(scenarios))
-
-    def __enter__(self) -> Screen:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
+        super().__init__(console, len(scenarios), TimeElapsedColumn())
 
     def begun(self, scenario: Scenario, seconds: float) -> None:
         """A scenario begins."""
