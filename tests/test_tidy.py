@@ -367,13 +367,17 @@ def documents(owner: ast.ClassDef, method: str) -> bool:
     return any(isinstance(n, Function) and n.name == method and ast.get_docstring(n) for n in owner.body)
 
 
+HANDLERS = {"decide", "evolve", "project", "answer", "react", "accepted", "refused", "woken", "effect", "settle"}
+"""Decorators of methods that are described by the message that they handle."""
+
+
 def test_every_public_class_function_and_method_has_a_docstring() -> None:
     missing = [
         f"{name_of(path)}:{node.lineno} {name}"
         for path in sources()
         for name, owner, node in public_definitions(path)
         if not ast.get_docstring(node)
-        and not {"overload", "setter"} & {named(decorator) for decorator in node.decorator_list}
+        and not {"overload", "setter", *HANDLERS} & {named(decorator) for decorator in node.decorator_list}
         and not (owner and (owner.name.endswith(("Handle", "PartitionReader")) or documented_above(owner, node.name)))
     ]
     assert not missing

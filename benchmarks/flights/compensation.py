@@ -77,7 +77,6 @@ class Fund(Aggregate, placement=Shared()):
 
     @evolve
     def has_paid(self, event: Paid) -> None:
-        """There is less."""
         self.payments += 1
 
 
@@ -102,12 +101,10 @@ class Authority(Aggregate, placement=Shared()):
 
     @decide
     def note(self, command: Note) -> Noted:
-        """All that come."""
         return Noted(claim=command.claim, carrier=command.carrier)
 
     @evolve
     def has_noted(self, event: Noted) -> None:
-        """One more."""
         self.owed += 1
 
 
@@ -151,7 +148,6 @@ class Claim(Process):
 
     @evolve
     def opened(self, event: Opened) -> None:
-        """Whose flight it was."""
         self.carrier = event.carrier
 
 
@@ -178,7 +174,6 @@ class Claims(Projection):
 
     @project
     def opened(self, event: Opened) -> None:
-        """Count a claim."""
         row = self._row(event.carrier)
         row.opened += 1
         row.late_min += event.late_min
@@ -190,7 +185,6 @@ class Claims(Projection):
 
     @project
     def noted(self, event: Noted) -> None:
-        """Count what is owed."""
         self._row(event.carrier).owed += 1
 
     @answer

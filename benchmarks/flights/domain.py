@@ -124,7 +124,6 @@ class Airport(Aggregate, placement=OwnActor()):
 
     @evolve
     def has_departed(self, event: Departed) -> None:
-        """Remember the flight."""
         _remember(self.departed, event.flight, event.scheduled_min, event.at_min)
         self.clock_min = event.at_min
 

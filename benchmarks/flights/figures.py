@@ -61,7 +61,6 @@ class Punctuality(Projection):
 
     @project
     def departed(self, event: Departed) -> None:
-        """Count a departure."""
         row = self._row(event.carrier)
         row.departed += 1
         row.departed_late += event.late_min >= LATE_MIN
@@ -69,12 +68,10 @@ class Punctuality(Projection):
 
     @project
     def cancelled(self, event: Cancelled) -> None:
-        """Count a cancellation."""
         self._row(event.carrier).cancelled += 1
 
     @project
     def landed(self, event: Landed) -> None:
-        """Count an arrival."""
         row = self._row(event.carrier)
         row.landed += 1
         row.landed_late += event.late_min >= LATE_MIN
@@ -92,7 +89,6 @@ class Punctuality(Projection):
 
     @answer
     def of_all(self, query: EveryCarrier) -> tuple[CarrierFigures, ...]:
-        """All that flew."""
         return tuple(row for _, row in sorted(self.carriers.items()))
 
     def _row(self, carrier: str) -> CarrierFigures:
@@ -145,12 +141,10 @@ class Routes(Projection):
 
     @answer
     def of_all(self, query: EveryRoute) -> tuple[RouteFigures, ...]:
-        """All that were flown."""
         return tuple(row for _, row in sorted(self.routes.items()))
 
     @answer
     def of_one(self, query: RoutesFrom) -> tuple[RouteFigures, ...]:
-        """Those of one airport."""
         rows = [row for row in self.routes.values() if row.origin == query.origin]
         return tuple(sorted(rows, key=lambda row: (-row.landed, row.destination)))
 
@@ -196,17 +190,14 @@ class AirportHours(Projection):
 
     @project
     def cancelled(self, event: Cancelled, recorded: Recorded) -> None:
-        """Count a cancellation."""
         self._row(recorded.aggregate_id, event.hour).cancelled += 1
 
     @answer
     def of_one(self, query: HoursOf) -> tuple[HourFigures, ...]:
-        """Those of one airport."""
         return tuple(row for (airport, _), row in sorted(self.hours.items()) if airport == query.airport)
 
     @answer
     def of_all(self, query: EveryHour) -> tuple[HourFigures, ...]:
-        """Those of all."""
         return tuple(row for _, row in sorted(self.hours.items()))
 
     def _row(self, airport: str, hour: int) -> HourFigures:
@@ -267,7 +258,6 @@ class Distances(Projection):
 
     @answer
     def of_all(self, query: EveryAircraft) -> tuple[AircraftFigures, ...]:
-        """All that landed."""
         return tuple(row for _, row in sorted(self.aircraft.items()))
 
 

@@ -58,7 +58,6 @@ class GuestBook(Aggregate, placement=Shared()):
 
     @evolve
     def has_been_signed(self, event: Signed) -> None:
-        """One more entry."""
         self.entries = event.entry
 
 

@@ -82,7 +82,6 @@ class Jar(Aggregate, placement=Shared()):
 
     @decide
     def put(self, command: Put) -> PutIn:
-        """Always fine."""
         end_s = time.perf_counter() + command.spin_us / 1e6
         while command.spin_us and time.perf_counter() < end_s:
             pass
@@ -97,12 +96,10 @@ class Jar(Aggregate, placement=Shared()):
 
     @evolve
     def put_in(self, event: PutIn) -> None:
-        """More."""
         self.coins += event.amount
 
     @evolve
     def taken_out(self, event: TakenOut) -> None:
-        """Less."""
         self.coins -= event.amount
 
 
@@ -155,7 +152,6 @@ class Rogue(Aggregate, placement=Shared()):
 
     @evolve
     def put_in(self, event: PutIn) -> None:
-        """Once more."""
         self.times += 1
 
 
@@ -180,12 +176,10 @@ class Totals(Projection):
 
     @project
     def put_in(self, event: PutIn, recorded: Recorded) -> None:
-        """More."""
         self._add(recorded, event.amount)
 
     @project
     def taken_out(self, event: TakenOut, recorded: Recorded) -> None:
-        """Less."""
         self._add(recorded, -event.amount)
 
     def _add(self, recorded: Recorded, amount: int) -> None:
@@ -195,7 +189,6 @@ class Totals(Projection):
 
     @answer
     def all_totals(self, query: AllTotals) -> dict[str, list[int]]:
-        """As they are now."""
         return self.totals
 
     @answer

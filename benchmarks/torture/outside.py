@@ -64,12 +64,10 @@ class Bill(Aggregate, placement=Shared()):
 
     @decide
     def pay(self, command: Pay) -> PayRequested:
-        """Ask for it."""
         return PayRequested(bank=command.bank, how=command.how, purse=command.purse)
 
     @decide
     def book(self, command: Book) -> Booked:
-        """It was."""
         return Booked(key=command.key)
 
     @evolve

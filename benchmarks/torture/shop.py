@@ -88,12 +88,10 @@ class Order(Aggregate, placement=Shared()):
 
     @evolve
     def was_placed(self, event: Placed) -> None:
-        """It exists."""
         self.placed = True
 
     @evolve
     def was_closed(self, event: Closed) -> None:
-        """One more."""
         self.how += event.how + ";"
 
 
@@ -128,7 +126,6 @@ class Wallet(Aggregate, placement=Shared()):
 
     @decide
     def move(self, command: Move) -> Moved:
-        """Always."""
         return Moved(by=command.by)
 
     @decide
@@ -138,12 +135,10 @@ class Wallet(Aggregate, placement=Shared()):
 
     @decide
     def refund(self, command: Refund) -> Moved:
-        """Always."""
         return Moved(by=command.amount)
 
     @evolve
     def moved(self, event: Moved) -> None:
-        """The sum of all."""
         self.balance += event.by
 
 
@@ -174,7 +169,6 @@ class Stock(Aggregate, placement=Shared()):
 
     @decide
     def fill(self, command: Fill) -> Filled:
-        """Always."""
         return Filled(pieces=command.pieces)
 
     @decide
@@ -184,12 +178,10 @@ class Stock(Aggregate, placement=Shared()):
 
     @decide
     def release(self, command: Release) -> Filled:
-        """Always."""
         return Filled(pieces=1)
 
     @evolve
     def filled(self, event: Filled) -> None:
-        """The sum of all."""
         self.pieces += event.pieces
 
 
@@ -231,7 +223,6 @@ class Fulfilment(Process):
 
     @woken("sent_off")
     def sent_off(self) -> Ended:
-        """It is over."""
         return Ended("sold")
 
     @woken("late")

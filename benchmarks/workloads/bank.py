@@ -58,12 +58,10 @@ class Account(Aggregate, placement=Shared()):
 
     @decide
     def deposit(self, command: Deposit) -> Deposited:
-        """Always fine."""
         return Deposited(amount=command.amount)
 
     @evolve
     def deposited(self, event: Deposited) -> None:
-        """More money."""
         self.balance += event.amount
 
 
@@ -88,7 +86,6 @@ class Balances(Projection):
 
     @project
     def deposited(self, event: Deposited, recorded: Recorded) -> None:
-        """More."""
         account = recorded.stream.id
         self.balances[account] = self.balances.get(account, 0) + event.amount
 
@@ -99,7 +96,6 @@ class Balances(Projection):
 
     @answer
     def all_balances(self, query: AllBalances) -> dict[str, int]:
-        """As they are now."""
         return self.balances
 
 
@@ -108,7 +104,6 @@ class BalancesInLmdb(Projection, store=Lmdb()):
 
     @project
     def deposited(self, event: Deposited, recorded: Recorded) -> None:
-        """More."""
         account = recorded.stream.id
         self.rows[account] = self.rows.get(account, 0) + event.amount
 
@@ -120,7 +115,6 @@ class BalancesInLmdb(Projection, store=Lmdb()):
 
     @answer
     def all_balances(self, query: AllBalances) -> dict[str, int]:
-        """As they are now."""
         return dict(self.rows)
 
 
@@ -131,19 +125,16 @@ class BalancesInDuckDb(
 
     @project
     def deposited(self, event: Deposited, recorded: Recorded) -> None:
-        """One more."""
         self.append("deposits", (recorded.stream.id, event.amount))
 
     @answer
     def balance(self, query: BalanceOf) -> int:
-        """Summed up now."""
         query_text = "SELECT coalesce(sum(amount), 0)::BIGINT FROM deposits WHERE account = ?"
         total: int = self.sql(query_text, [query.account]).fetchone()[0]
         return total
 
     @answer
     def all_balances(self, query: AllBalances) -> dict[str, int]:
-        """Summed up now."""
         return dict(self.sql("SELECT account, sum(amount)::BIGINT FROM deposits GROUP BY ALL").fetchall())
 
 

@@ -28,7 +28,6 @@ class Posting(Effects):
 
     @effect(timeout_s=30, at_once=AT_ONCE)
     async def post(self, event: Asked, call: Call) -> Done | NotDone:
-        """Post the key."""
         try:
             reader, writer = _idle.pop() if _idle else await asyncio.open_connection("127.0.0.1", event.number)
         except ConnectionRefusedError as error:

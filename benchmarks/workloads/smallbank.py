@@ -160,7 +160,6 @@ class Customer(Aggregate, placement=Shared()):
 
     @decide
     def deposit(self, command: DepositChecking) -> CheckingDeposited:
-        """Always fine."""
         return CheckingDeposited(amount=command.amount)
 
     @decide
@@ -190,7 +189,6 @@ class Customer(Aggregate, placement=Shared()):
 
     @decide
     def receive(self, command: Receive) -> Received:
-        """Always fine."""
         return Received(transfer=command.transfer, amount=command.amount)
 
     @evolve
@@ -200,28 +198,23 @@ class Customer(Aggregate, placement=Shared()):
 
     @evolve
     def checking_deposited(self, event: CheckingDeposited) -> None:
-        """More."""
         self.checking += event.amount
 
     @evolve
     def savings_changed(self, event: SavingsChanged) -> None:
-        """More or less."""
         self.savings += event.amount
 
     @evolve
     def check_paid(self, event: CheckPaid) -> None:
-        """Less."""
         self.checking -= event.amount + event.penalty
 
     @evolve
     def sent(self, event: Sent) -> None:
-        """Less."""
         self.savings -= event.savings
         self.checking -= event.checking
 
     @evolve
     def received(self, event: Received) -> None:
-        """More."""
         self.checking += event.amount
 
 
@@ -257,17 +250,14 @@ class Ledger(Projection):
 
     @project
     def checking_deposited(self, event: CheckingDeposited, recorded: Recorded) -> None:
-        """More."""
         self._add(recorded, event.amount)
 
     @project
     def savings_changed(self, event: SavingsChanged, recorded: Recorded) -> None:
-        """More or less."""
         self._add(recorded, event.amount)
 
     @project
     def check_paid(self, event: CheckPaid, recorded: Recorded) -> None:
-        """Less."""
         self._add(recorded, -event.amount - event.penalty)
         self.penalties += event.penalty
 
@@ -306,7 +296,6 @@ class Ledger(Projection):
 
     @answer
     def total(self, query: Total) -> dict[str, int]:
-        """Three sums."""
         return {
             "accounts": sum(self.balances.values()),
             "transit": sum(self.transit.values()),

@@ -47,12 +47,10 @@ class Asker(Aggregate, placement=Shared()):
 
     @decide
     def ask(self, command: Ask) -> Asked:
-        """One more."""
         return Asked(number=command.number)
 
     @evolve
     def was_asked(self, event: Asked) -> None:
-        """Counts."""
         self.asked += 1
 
 
@@ -75,12 +73,10 @@ class Answerer(Aggregate, placement=Shared()):
 
     @decide
     def answer(self, command: Answer) -> Answered:
-        """One more."""
         return Answered(number=command.number)
 
     @evolve
     def was_answered(self, event: Answered) -> None:
-        """Counts."""
         self.answered += 1
 
 
@@ -89,7 +85,6 @@ class Relaying(Process):
 
     @react(starts=True)
     def asked(self, event: Asked) -> Send:
-        """Pass it on."""
         return Send(Answerer, self.id, Answer(number=event.number))
 
     @accepted(Answer)
@@ -102,10 +97,8 @@ class Waiting(Process):
 
     @react(starts=True)
     def asked(self, event: Asked) -> Wake:
-        """Arm it."""
         return Wake("due", at=_EPOCH + timedelta(microseconds=event.number))
 
     @woken("due")
     def due(self) -> Ended:
-        """It has come."""
         return Ended("due")

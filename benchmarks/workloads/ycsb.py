@@ -107,7 +107,6 @@ class Row(Aggregate, placement=Shared()):
 
     @evolve
     def inserted(self, event: Inserted) -> None:
-        """There."""
         self.present = True
 
     @evolve
@@ -140,13 +139,11 @@ class Rows(Projection):
 
     @project
     def inserted(self, event: Inserted, recorded: Recorded) -> None:
-        """In its place."""
         self.rows[recorded.stream.id] = list(event.values)
         insort(self.order, recorded.stream.id)
 
     @project
     def updated(self, event: Updated, recorded: Recorded) -> None:
-        """In place."""
         self.rows[recorded.stream.id][event.field] = event.value
 
     @answer
@@ -162,7 +159,6 @@ class Rows(Projection):
 
     @answer
     def all(self, query: AllRows) -> dict[str, list[str]]:
-        """As they are now."""
         return self.rows
 
 

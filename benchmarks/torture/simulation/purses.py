@@ -27,12 +27,10 @@ class Contents(Projection):
 
     @project
     def put_in(self, event: PutIn, recorded: Recorded) -> None:
-        """More."""
         self.purses.setdefault(recorded.aggregate_id, []).append(event.amount)
 
     @project
     def taken_out(self, event: TakenOut, recorded: Recorded) -> None:
-        """Less."""
         self.purses.setdefault(recorded.aggregate_id, []).append(-event.amount)
 
     @answer

@@ -72,7 +72,6 @@ class Box(Aggregate, placement=Shared()):
 
     @decide(creates=True)
     def keep(self, command: Keep) -> Kept:
-        """Anything is fine."""
         return Kept(value=command.value)
 
     @decide
@@ -81,7 +80,6 @@ class Box(Aggregate, placement=Shared()):
 
     @evolve
     def kept(self, event: Kept) -> None:
-        """This one now."""
         self.value = event.value
 
 
