@@ -174,7 +174,7 @@ async def _effects(options: Options, partitions: int) -> Sample:
 
 
 def _counts_of(server: Child) -> tuple[int, int]:
-    """How many keys the server has got, and how many calls."""
+    """How many keys have come to the server, and how many calls."""
     server.write_line("")
     keys, calls = server.next_line().split()
     return int(keys), int(calls)
