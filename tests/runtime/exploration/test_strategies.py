@@ -95,10 +95,14 @@ class Walker(Aggregate):
     def went(self, event: Went) -> None: ...
 
 
+def field_of(annotation: Any) -> Any:
+    """A class of commands with this field."""
+    return type("Made", (Command,), {"__annotations__": {"field": annotation}, "__module__": __name__})
+
+
 def made(annotation: Any, *, examples: int = 30) -> list[Any]:
     """Values of a field of this annotation, of commands that could be sent."""
-    cls: Any = type("Made", (Command,), {"__annotations__": {"field": annotation}, "__module__": __name__})
-    commands = drawn(cls, examples)
+    commands = drawn(field_of(annotation), examples)
     found = [command.field for command in commands if command is not None]
     assert len(found) > len(commands) // 2, "most of them were refused"
     return found
@@ -144,8 +148,9 @@ def test_texts_keep_their_length_and_pattern_and_ids_come_often() -> None:
     assert "example" in texts
     assert "another" in texts
     assert all(len(text) == 30 for text in made(Annotated[str, Field(min_length=30, max_length=30)]))
-    for text in made(Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]):
-        assert len(text) == 3
+    texts = drawn(field_of(Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]), 30)
+    assert all(text is not None and len(text.field) == 3 for text in texts), "none ends with a line end"
+    assert made(Annotated[str, StringConstraints(pattern=r"^[a-z]\$")])[0].endswith("$")
     assert all(1 <= len(data) <= 4 for data in made(Annotated[bytes, Field(min_length=1, max_length=4)]))
 
 
