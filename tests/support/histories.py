@@ -155,17 +155,23 @@ MESSAGES: st.SearchStrategy[Command] = st.one_of(
     st.integers(1, 40).map(lambda amount: Pay(to="bob", amount=amount)),
     st.sampled_from([Close(), Break(), Burst(), Babble()]),
 )
-BATCHES = st.lists(
-    st.builds(
+
+
+def _batches(accounts: Sequence[str]) -> st.SearchStrategy[list[Drawn]]:
+    drawn = st.builds(
         Drawn,
         st.sampled_from(["new"] * 5 + ["repeat", "reuse"]),
-        st.sampled_from(ACCOUNTS),
+        st.sampled_from(accounts),
         MESSAGES,
         st.sampled_from(["any"] * 6 + ["current", "none", "wrong"]),
         st.integers(0, 1_000),
-    ),
-    max_size=7,
-)
+    )
+    return st.lists(drawn, max_size=7)
+
+
+BATCHES = st.one_of(_batches(ACCOUNTS), *(_batches([account]) for account in ACCOUNTS))
+"""To all accounts, or to one: where what a command leaves to the next one of the same batch is wrong, the latter show
+it."""
 
 
 class Histories(RuleBasedStateMachine):
