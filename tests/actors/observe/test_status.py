@@ -96,14 +96,15 @@ def first_of(bank: BlockingRuntime, projection: str) -> dict[str, Any]:
 
 
 def until(bank: BlockingRuntime, projection: type[Projection], wanted: str) -> ProjectorStatus:
-    """The status of a projection's first replica, once its state is this."""
+    """The status of a projection's first replica, once its state is this; of one that is live, once nothing is behind:
+    it is called live with up to a second of events before it."""
 
     async def look() -> ProjectorStatus:
         observer = Observer(bank.store)
         asked = first_of(bank, projection.projection_name)
         while True:
             [found] = (await observer.observe({}, asked)).projectors
-            if found.state == wanted:
+            if found.state == wanted and (wanted != "live" or found.behind_events == 0):
                 return found
             await asyncio.sleep(0.02)
 
@@ -208,10 +209,9 @@ def test_what_stopped_says_why_and_falls_behind_and_what_is_set_aside_is_listed(
     assert (aside.partition, aside.position, aside.event) == (receipt.partition, receipt.position, "Withdrawn")
     assert (aside.stream, aside.version) == ("Account/alice", receipt.version)
     assert "no withdrawals here" in aside.error
-    assert forgiving.behind_events == 0
     later = bank.execute(Account, "alice", Deposit(amount=1))
     assert until(bank, Stopping, "stopped").behind_events == later.position - receipt.position + 1
-    assert until(bank, Balances, "live").behind_events == 0
+    until(bank, Balances, "live")
 
 
 def test_the_age_of_what_is_missing_grows_and_the_rates_tell_what_happens(bank: BlockingRuntime) -> None:

@@ -37,6 +37,8 @@ from tests.support.read_models import PartedBalances, Poisoned, Stopping, TotalB
 pytestmark = pytest.mark.slow
 
 ACCOUNTS, BEFORE = 20, 2000
+CHECKPOINTED = ACCOUNTS + BEFORE
+"""Events in the checkpoint that the stop has left: an account is opened, and then paid into."""
 
 
 def deposits(count: int) -> Iterator[Envelope]:
@@ -160,8 +162,10 @@ def test_replicas_are_added_and_ended_under_load_and_every_query_is_answered(run
             asked = counts["asked"]
             running.scale(Balances, replicas=size)
             replicas = projectors_of(running, "Balances")
+            since_the_checkpoint = sum(running.heads().values()) - CHECKPOINTED
             assert [projector.replica for projector in replicas] == list(range(size))
-            assert all(projector.events_applied < BEFORE for projector in replicas), "the checkpoint was lent to them"
+            for projector in replicas:
+                assert projector.events_applied <= since_the_checkpoint, "the checkpoint was lent to them"
             check_equal_to_the_fold_so_far(running)
             assert counts["asked"] > asked
     check_equal_to_the_fold(running)

@@ -319,7 +319,7 @@ def test_a_server_whose_threads_cannot_be_started_leaves_nothing_open(
         with pytest.raises(OSError, match="can't start new thread"):
             query_server.QueryServer(listening, STORE_ID, projector.answers, projector.read_model.apply)
         assert not listening.path.exists()
-        assert open_files() == before
+        assert open_files() <= before
 
 
 def test_a_server_that_is_closed_leaves_no_file_open(projector: Projector) -> None:
@@ -327,15 +327,20 @@ def test_a_server_that_is_closed_leaves_no_file_open(projector: Projector) -> No
     listening = open_listening_socket("another")
     assert listening is not None
     server = query_server.QueryServer(listening, STORE_ID, projector.answers, projector.read_model.apply)
-    assert open_files() > before
+    assert open_files() - before
     server.close()
     server.tell_changed()
     server.close()
-    assert open_files() == before
+    assert open_files() <= before
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_files() -> set[str]:
+    """What this process has open: not how much, since of earlier tests something may be closed meanwhile."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.add(os.readlink(descriptor))
+    return found
 
 
 async def test_a_server_that_ends_leaves_its_queries_to_ray_and_nothing_behind(projector: Projector) -> None:
