@@ -24,20 +24,12 @@ from ..sockets.query_frames import (
     REACHED,
     SOME,
     WAIT,
+    Answered,
     pack_frame,
     unpack_content,
 )
 
 __all__ = ["Answered", "CallFailed", "QueryClientProtocol", "Reached", "SomeAnswered"]
-
-
-class Answered(NamedTuple):
-    """All answers to an `ask`."""
-
-    answers: bytes
-    """Pickled; empty if the replica has not come to what the call needs."""
-    positions: dict[int, int]
-    incarnation: bytes
 
 
 class SomeAnswered(NamedTuple):

@@ -42,10 +42,10 @@ from ...runtime.read.positions import join_place
 from ...runtime.user_code import is_ctrl_c
 from ..os_process.suspects import Refused, key_of_batch, record_of, suspects_alone, suspects_of
 from ..settings import Settings
-from ..sockets.query_frames import LEFT_MAX_S
+from ..sockets.query_frames import LEFT_MAX_S, Answered, AnsweredAfter
 from ..sockets.transport_choice import TransportChoice
 from .query_connection import Answer, QueryConnection
-from .query_protocol import Answered, Reached, SomeAnswered
+from .query_protocol import Reached, SomeAnswered
 from .socket_search import SocketSearch
 
 __all__ = ["ReplicaPool", "Saw", "all_of", "resolved"]
@@ -193,7 +193,7 @@ class _Replica:
 class _Call:
     """One call to a replica. Its answer, its failure or its deadline ends it, whichever comes first."""
 
-    __slots__ = ("apart", "batch", "batcher", "connection", "ended", "key", "left", "replica", "timer")
+    __slots__ = ("apart", "batch", "batcher", "connection", "ended", "key", "left", "replica", "replies", "timer")
 
     def __init__(
         self, replica: _Replica, batcher: Batcher[_Asked] | None, batch: Sequence[_Asked], *, apart: bool = False
@@ -204,6 +204,7 @@ class _Call:
         """The socket that it was sent over; None: through Ray."""
         self.left: dict[int, _Asked] = {}
         """By index: the queries that wait in the replica, if they do."""
+        self.replies: type[Answered] | type[AnsweredAfter] = Answered
         self.ended = False
         self.timer: asyncio.TimerHandle | None = None
 
@@ -469,6 +470,7 @@ class ReplicaPool:
             self._park(replica, connection, batch, now)
             return
         call = _Call(replica, batcher, batch)
+        call.replies = AnsweredAfter
         queries = call.key = join_queries([asked.packed for asked in batch])
         longest_s = max(asked.deadline_s for asked in batch) - now
         wait_s = max(0.0, min(_AGAIN_S if waited else _FRESH_S, longest_s))
@@ -530,7 +532,7 @@ class ReplicaPool:
             if answer is None and call.connection is not None:
                 call.connection.close()  # and with it what else is on its way there, or parked
         else:
-            self._end(call, lambda: self._take(call, *answer.result()))
+            self._end(call, lambda: self._take(call, call.replies._make(answer.result())))  # a relay has made it a list
             call.replica.search.look()
 
     def _told(self, call: _Call, answer: Answer) -> None:
@@ -538,7 +540,7 @@ class ReplicaPool:
         if isinstance(answer, SomeAnswered):
             self._take_parked(call, answer)
         elif isinstance(answer, Answered):
-            self._end(call, lambda: self._take(call, answer.answers, answer.positions, answer.incarnation))
+            self._end(call, lambda: self._take(call, answer))
         else:
             failure = _Lost("the connection was lost") if answer is None else _NotAnswered(answer.why)
             self._end(call, partial(self._failed, call, failure))
@@ -580,28 +582,21 @@ class ReplicaPool:
             call.ended = True
             del replica.parked[call]
 
-    def _take(
-        self,
-        call: _Call,
-        blob: bytes,
-        positions: dict[int, int],
-        incarnation: bytes,
-        ends: Mapping[int, int] | None = None,
-    ) -> None:
-        call.replica.saw(positions, incarnation)
-        if not blob:  # it has not come to what the batch needs
+    def _take(self, call: _Call, answered: Answered | AnsweredAfter) -> None:
+        call.replica.saw(answered.positions, answered.incarnation)
+        if not answered.answers:  # it has not come to what the batch needs
             for asked in call.batch:
                 if not asked.future.done():
                     asked.tries += 1
                     self._route(asked)
-        elif ends is None:
-            self._take_all(call, blob, positions)
+        elif isinstance(answered, Answered):
+            self._take_all(call, answered)
         else:
-            self._take_some(call, blob, positions, ends)
+            self._take_some(call, answered)
 
-    def _take_all(self, call: _Call, blob: bytes, positions: dict[int, int]) -> None:
+    def _take_all(self, call: _Call, answered: Answered) -> None:
         try:
-            answers = pickle.loads(blob)
+            answers = pickle.loads(answered.answers)
         except BaseException as error:  # code of the user's runs here
             if call.apart or is_ctrl_c(error):
                 raise
@@ -611,13 +606,13 @@ class ReplicaPool:
             return
         for asked, value in zip(call.batch, answers, strict=True):
             if call.apart or asked.saw is not None:
-                self._answer(asked, self._decoded(asked, value) if call.apart else value, positions)
+                self._answer(asked, self._decoded(asked, value) if call.apart else value, answered.positions)
             elif not (future := asked.future).done():
                 future.set_result(value)
         self._pending.difference_update(call.batch)
 
-    def _take_some(self, call: _Call, blob: bytes, positions: dict[int, int], ends: Mapping[int, int]) -> None:
-        answers = pickle.loads(blob)
+    def _take_some(self, call: _Call, answered: AnsweredAfter) -> None:
+        answers, positions, ends = pickle.loads(answered.answers), answered.positions, answered.ends
         for index, asked in enumerate(call.batch):
             if asked.future.done():
                 continue
@@ -707,8 +702,7 @@ class ReplicaPool:
                 call = replica.actor.ask.remote(batch, dict(asked.after), True, True).future()
                 before = now
                 answer = await asyncio.wait_for(asyncio.wrap_future(call), self._settings.attempt_timeout_s + _GRACE_S)
-                one = _Call(replica, None, [asked], apart=True)
-                self._take(one, *answer)
+                self._take(_Call(replica, None, [asked], apart=True), Answered._make(answer))
                 return
             except TimeoutError:
                 before = b""  # it may have ended for another reason since

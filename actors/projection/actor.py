@@ -55,6 +55,7 @@ from ..os_process.suspects import key_of_batch, record_of
 from ..os_process.watchdog import ProcessWatchdog, in_hand_of
 from ..packaging.shipping import unship
 from ..sockets.listening import open_listening_socket
+from ..sockets.query_frames import Answered, AnsweredAfter
 from .answers import Answers
 from .handle import ProjectorHandle
 from .open_model import OpenModel
@@ -155,12 +156,9 @@ class ProjectorActor:
         self._caught_up().read_model.apply(partition, first, records, head)
 
     @ray.method(concurrency_group="ask")
-    def ask(
-        self, batch: bytes, needs: Mapping[int, int], alone: bool = True, apart: bool = False
-    ) -> tuple[bytes, dict[int, int], bytes]:
-        """Step [8]: answers to a batch of queries, pickled as one list, the positions they were read at, and the
-        incarnation of this process. The answers are empty if this replica has not come to what the batch `needs`: the
-        caller's information was outdated, perhaps from an earlier process.
+    def ask(self, batch: bytes, needs: Mapping[int, int], alone: bool = True, apart: bool = False) -> Answered:
+        """Step [8]: answers to a batch of queries, pickled as one list. They are empty if this replica has not come to
+        what the batch `needs`: the caller's information was outdated, perhaps from an earlier process.
 
         `alone`: there is no other replica, so this one answers from where it is while it is still reading the log.
         `apart`: each answer is pickled by itself, so that one that cannot be decoded spoils no other."""
@@ -168,12 +166,9 @@ class ProjectorActor:
         return self._answers_here().ask(split_queries(batch), batch, needs, apart)
 
     @ray.method(concurrency_group="ask_after")
-    def ask_after(
-        self, batch: bytes, afters: Sequence[Mapping[int, int]], wait_s: float, look: bool
-    ) -> tuple[bytes, dict[int, int], bytes, dict[int, int]]:
+    def ask_after(self, batch: bytes, afters: Sequence[Mapping[int, int]], wait_s: float, look: bool) -> AnsweredAfter:
         """The same for queries of which each must see its `after` (partition -> position): once any of them can be
-        answered, or `wait_s` has passed, the answers of all that can, by their index in the batch. One without a name
-        only asks for the positions. Last, where the logs end of which more was asked for than there is here.
+        answered, or `wait_s` has passed, the answers of all that can. One without a name only asks for the positions.
 
         `look`: they have waited before, so read the log, for a broadcast may have been lost."""
         opened = self._answering(alone=True)
@@ -200,7 +195,7 @@ class ProjectorActor:
         self._check_going_on()
         wanted = {partition for index, after in enumerate(afters) if index not in answers for partition in after}
         ends = opened.ends(wanted, away=look)
-        return ray.cloudpickle.dumps(answers), reached, self._in_hand.incarnation, ends
+        return AnsweredAfter(ray.cloudpickle.dumps(answers), reached, self._in_hand.incarnation, ends)
 
     @ray.method(concurrency_group="ask_after")
     @replies

@@ -21,6 +21,7 @@ from ...runtime.errors import HandlerFailed, NotYetVisible, RayfoldError, Unavai
 from ...runtime.in_hand import REFUSED_S, Fallen, InHand
 from ...runtime.user_code import class_name, is_ctrl_c
 from ..os_process.suspects import key_of_batch
+from ..sockets.query_frames import Answered
 from .open_model import OpenModel
 
 __all__ = ["Answers", "pickled_alone"]
@@ -63,16 +64,16 @@ class Answers:
 
     def ask(
         self, queries: Sequence[tuple[str, bytes]], batch: bytes, needs: Mapping[int, int], apart: bool
-    ) -> tuple[bytes, dict[int, int], bytes]:
+    ) -> Answered:
         """See `ProjectorActor.ask`."""
         positions = self._read_model.positions
         if any(positions.get(partition, 0) < position for partition, position in needs.items()):
-            return b"", dict(positions), self._in_hand.incarnation
+            return Answered(b"", dict(positions), self._in_hand.incarnation)
         blob, reached = self.answered(queries, key_of_batch(batch), apart)
         if queries:
             self.note(queries)  # not one that has ended the process
         self.check_going_on()
-        return blob, reached, self._in_hand.incarnation
+        return Answered(blob, reached, self._in_hand.incarnation)
 
     def answered(self, queries: Sequence[tuple[str, bytes]], key: bytes, apart: bool) -> tuple[bytes, dict[int, int]]:
         """The answers, pickled as one list, and the positions they were read at."""

@@ -48,6 +48,7 @@ from ..sockets.calls import (
 from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import HANDSHAKE_S, Handshake
 from ..sockets.listening import ListeningSocket, closed_in_children, let_go, open_listening_socket
+from ..sockets.query_frames import Answered, AnsweredAfter
 from .relayed_topology import RELAYED, RelayedTopology
 
 __all__ = ["PROGRAMS_MAX", "Relay", "open_relay"]
@@ -101,6 +102,9 @@ _METHODS: Final[Mapping[str, tuple[Any, ...]]] = {
     "renew_member": (str, int, int),
 }
 """The methods of actors that are passed on, and the types of their arguments."""
+
+_AS_LISTS: Final = frozenset({tuple, Answered, AnsweredAfter})
+"""Answers that travel as lists, which the client knows the meaning of by its call."""
 
 Control = Mapping[str, tuple[Callable[..., Coroutine[Any, Any, Any]], tuple[Any, ...]]]
 """What the system itself answers, on the program's own event loop: by name, with the types of the arguments."""
@@ -457,7 +461,7 @@ def _content_of(answer: Future[Any]) -> tuple[int, bytes]:
     try:
         if error is None:
             value = answer.result()
-            content = RELAYED.pack(list(value) if type(value) is tuple else value)
+            content = RELAYED.pack(list(value) if type(value) in _AS_LISTS else value)
             if len(content) > ANSWER_BYTES_MAX:
                 raise InvalidMessage("answer", f"has {len(content)} bytes, over {ANSWER_BYTES_MAX}", "ask for less")
             return VALUE, content

@@ -1,4 +1,4 @@
-"""Query frames: the kinds of frames between a client and a projector, and how large they are.
+"""Query frames: the kinds of frames between a client and a projector, how large they are, and what a projector answers.
 
 Beside step [8]. `framing.py` has their form; their contents are in msgpack. From the client:
 
@@ -21,7 +21,7 @@ and for none of them, while something waits:
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -40,6 +40,8 @@ __all__ = [
     "REACHED",
     "SOME",
     "WAIT",
+    "Answered",
+    "AnsweredAfter",
     "pack_frame",
     "unpack_content",
 ]
@@ -67,6 +69,28 @@ ANSWER_FRAME_BYTES_MAX: Final = 1 << 30
 
 _ITEMS_MAX: Final = 1 << 20
 """In one list or map of a frame: far more than a frame's bytes have room for in anything that is sent."""
+
+
+class Answered(NamedTuple):
+    """What a projector replies to a batch of queries, over a socket and through Ray."""
+
+    answers: bytes
+    """Pickled; empty if the replica has not come to what the call needs."""
+    positions: dict[int, int]
+    """Those that the answers were read at."""
+    incarnation: bytes
+    """Which process has answered."""
+
+
+class AnsweredAfter(NamedTuple):
+    """What it replies through Ray to queries of which each waits for a position."""
+
+    answers: bytes
+    """Those that can be given, by the index of the query; pickled."""
+    positions: dict[int, int]
+    incarnation: bytes
+    ends: dict[int, int]
+    """Where the logs end of which more was asked for than there is in this replica."""
 
 
 def pack_frame(kind: int, call: int, content: Any) -> bytes:

@@ -13,6 +13,7 @@ from rayfold.actors.projection.answers import Answers
 from rayfold.actors.projection.open_model import OpenModel
 from rayfold.actors.projection.query_server import QueryServer
 from rayfold.actors.sockets.listening import open_listening_socket
+from rayfold.actors.sockets.query_frames import AnsweredAfter
 from rayfold.runtime.domain.projection import Projection
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
@@ -132,4 +133,5 @@ class Handle:
         reached = dict(answers.positions)
         ready = [index for index, after in enumerate(afters) if all(reached[one] >= after[one] for one in after)]
         answered = {index: answers.answer_one(queries[index])[0] if queries[index][0] else None for index in ready}
-        return pickle.dumps(answered), reached, answers.incarnation, answers.ends([0], away=look)
+        ends = answers.ends([0], away=look)
+        return AnsweredAfter(pickle.dumps(answered), reached, answers.incarnation, ends)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgpack
 
 from rayfold import Envelope, RayfoldError
+from rayfold.actors.sockets.query_frames import Answered
 from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import pack
@@ -153,12 +154,12 @@ class _Feed:
     async def _ask(self) -> None:
         """One answer, with the position that it is of."""
         query = PackedQuery(AllTotals.message_name, encode_message(AllTotals()))
-        pickled, positions, _ = await _answer(self._actor.ask.remote(join_queries([query]), {}))
+        replied: Answered = await _answer(self._actor.ask.remote(join_queries([query]), {}))
         import ray.cloudpickle
 
-        [answered] = ray.cloudpickle.loads(pickled)
+        [answered] = ray.cloudpickle.loads(replied.answers)
         self._findings.count("answers")
-        reached = positions[0]
+        reached = replied.positions[0]
         self._findings.check("I9", reached >= self._reached, f"it was at {self._reached}, and is at {reached}")
         self._reached = reached
         expected: dict[str, list[int]] = {}

@@ -26,6 +26,7 @@ from rayfold.actors.projection.broadcast_protocol import BroadcastServerProtocol
 from rayfold.actors.projection.query_protocol import Asked, Awaited, QueryServerProtocol
 from rayfold.actors.projection.waiting_queries import WaitingQueries, WaitingQuery
 from rayfold.actors.sockets.handshake import Handshake
+from rayfold.actors.sockets.query_frames import Answered, AnsweredAfter
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.query_batch import PackedQuery, split_queries
 from rayfold.runtime.errors import NotYetVisible, RayfoldError
@@ -282,19 +283,18 @@ class ServingProjector(ProjectorProcess):
             answers = [(entry.index, pickle.dumps(value))]
             link.answer(link.protocol.some(entry.call, answers, dict(self.model.positions), self._incarnation))
 
-    def _ask(
-        self, queries: Sequence[tuple[str, bytes]], needs: Mapping[int, int]
-    ) -> tuple[bytes, dict[int, int], bytes]:
+    def _ask(self, queries: Sequence[tuple[str, bytes]], needs: Mapping[int, int]) -> Answered:
         positions = dict(self.model.positions)
         if any(positions[partition] < position for partition, position in needs.items()):
-            return b"", positions, self._incarnation
-        return pickle.dumps([self._value(query) for query in queries]), positions, self._incarnation
+            return Answered(b"", positions, self._incarnation)
+        return Answered(pickle.dumps([self._value(query) for query in queries]), positions, self._incarnation)
 
     def _ask_after(self, queries: Sequence[tuple[str, bytes]], afters: Sequence[Mapping[int, int]]) -> Any:
         positions = dict(self.model.positions)
         ready = [at for at, after in enumerate(afters) if all(positions[one] >= after[one] for one in after)]
         answers = {at: pickle.dumps(self._value(queries[at])) for at in ready}
-        return pickle.dumps(answers), positions, self._incarnation, {one: self._head(one) for one in positions}
+        ends = {one: self._head(one) for one in positions}
+        return AnsweredAfter(pickle.dumps(answers), positions, self._incarnation, ends)
 
     def _value(self, query: tuple[str, bytes]) -> Any:
         return self.model.answer([query], lambda answers: list(answers[0]))

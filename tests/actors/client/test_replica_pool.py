@@ -13,6 +13,7 @@ import pytest
 
 from rayfold.actors.client.replica_pool import ReplicaPool
 from rayfold.actors.settings import Settings
+from rayfold.actors.sockets.query_frames import Answered, AnsweredAfter
 from rayfold.runtime.encoding.query_batch import PackedQuery, split_queries
 from rayfold.runtime.errors import HandlerFailed, NotYetVisible, Overloaded, RayfoldError, Unavailable
 
@@ -75,8 +76,8 @@ class Fake:
         names = [name for name, _ in split_queries(batch)]
         self.calls.append(names)
         if any(self.position < position for position in needs.values()):
-            return b"", {0: self.position}, self.do_incarnation()
-        return self._answers(names, apart), {0: self.position}, self.do_incarnation()
+            return Answered(b"", {0: self.position}, self.do_incarnation())
+        return Answered(self._answers(names, apart), {0: self.position}, self.do_incarnation())
 
     def _answers(self, names: Sequence[str], apart: bool) -> bytes:
         if "Kill" in names:
@@ -92,7 +93,7 @@ class Fake:
         names = [name for name, _ in split_queries(batch)]
         ready = [index for index, after in enumerate(afters) if all(self.position >= one for one in after.values())]
         answers = {index: pickle.dumps(self.answering(names[index])) if names[index] else None for index in ready}
-        return pickle.dumps(answers), {0: self.position}, self.do_incarnation(), {0: self.head}
+        return AnsweredAfter(pickle.dumps(answers), {0: self.position}, self.do_incarnation(), {0: self.head})
 
 
 class Odd:
