@@ -9,14 +9,14 @@ so what is lost on the way is sent again, for as long as its caller has patience
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ...runtime.errors import Fenced, RayfoldError, Sealed, Unavailable
+from ..cluster.retry import Patience, retried_now
 from ..cluster.rpc import call_now, one_line
 
-__all__ = ["ATTEMPT_S", "ActorCalls", "KnownUnreachable", "NotRunning", "patiently"]
+__all__ = ["ATTEMPT_S", "ActorCalls", "KnownUnreachable", "NotRunning", "method_of_actor", "patiently"]
 
 ATTEMPT_S: Final = 2.0
 """For one attempt, which takes a millisecond or two."""
@@ -41,9 +41,8 @@ class ActorCalls:
             actor, why = self._reached(partition)
             if why:
                 raise KnownUnreachable(f"partition {partition}", why)
-            given: Sequence[Any] = arguments
-            asked = actor.renew_member if method == "renew" else actor.subscription
-            return call_now(asked, *(arguments if method == "renew" else (method, given)), timeout_s=ATTEMPT_S)
+            asked, given = method_of_actor(method, arguments)
+            return call_now(getattr(actor, asked), *given, timeout_s=ATTEMPT_S)
 
         return patiently(f"partition {partition}", once, patience_s)
 
@@ -59,21 +58,34 @@ class NotRunning(Exception):  # noqa: N818 - a signal between these files, not a
     """No program with a relay runs the store now: another attempt is of no use."""
 
 
+class _Unreachable(Exception):
+    """The partition moves, or its process is started again."""
+
+
+def method_of_actor(method: str, arguments: Sequence[Any]) -> tuple[str, list[Any]]:
+    """The method of a partition's actor that answers this call, and its arguments."""
+    return ("renew_member", list(arguments)) if method == "renew" else ("subscription", [method, list(arguments)])
+
+
 def patiently(who: str, once: Callable[[], Any], patience_s: float) -> Any:
     """What an attempt comes to, made again where it may be: the partition moves, or its process is started again."""
-    until_s = time.monotonic() + patience_s
-    while True:
+
+    def attempt(_: float) -> Any:
         try:
             return once()
-        except KnownUnreachable as error:
-            raise Unavailable(error.subject, error.what) from None
-        except (Sealed, Fenced, Unavailable) as error:
-            failure: Exception = error
-        except (RayfoldError, NotRunning):
+        except KnownUnreachable:
             raise
-        except Exception as error:  # Ray raises many: it is not there, or does not answer in time
-            failure = error
-        if time.monotonic() >= until_s:
-            what = failure.what if isinstance(failure, Unavailable) else one_line(failure) or "no answer in time"
-            raise Unavailable(who, f"it does not keep places of subscriptions now: {what}") from failure
-        time.sleep(_AGAIN_S)
+        except (Sealed, Fenced) as error:
+            raise _Unreachable(str(error)) from error
+        except Unavailable as error:
+            raise _Unreachable(error.what) from error
+
+    try:
+        return retried_now(attempt, Patience(patience_s, pause_s=_AGAIN_S, never=(RayfoldError, NotRunning)))
+    except KnownUnreachable as error:
+        raise Unavailable(error.subject, error.what) from None
+    except (RayfoldError, NotRunning):
+        raise
+    except Exception as failure:  # Ray raises many: it is not there, or does not answer in time
+        what = one_line(failure) or "no answer in time"
+        raise Unavailable(who, f"it does not keep places of subscriptions now: {what}") from failure

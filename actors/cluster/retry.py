@@ -8,6 +8,9 @@ Rules kept here:
   is. Commands have an id for that, and a way of their own (`client/command_router.py`)
 - an error of ours is an answer, and not a failure: it is raised at once, unless the caller knows that it will pass
 - the last failure is raised, and the caller adds what it was waiting for
+
+Loops without an end, which follow something (a topology, a node, a runner), and those that wait until something has
+come about, are no retries of a call, and have pauses of their own.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ class Patience:
     attempts_max: int | None = None
     pause_s: float = 0.1
     """Between two attempts."""
+    pause_max_s: float = 0.0
+    """The pause doubles from one attempt to the next, up to this; one that is smaller than `pause_s` leaves it as it
+    is."""
     again: tuple[type[Exception], ...] = (Exception,)
     """What may be over at the next attempt; anything else is raised at once."""
     never: tuple[type[Exception], ...] = (RayfoldError,)
@@ -52,7 +58,7 @@ class Attempts:
     def __init__(self, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience, self._clock = patience, clock
         self._deadline_s = clock() + patience.for_s
-        self._failed = 0
+        self._failed, self._pause_s = 0, patience.pause_s
 
     @property
     def left_s(self) -> float:
@@ -68,7 +74,8 @@ class Attempts:
         if not left_s or (patience.attempts_max is not None and self._failed >= patience.attempts_max):
             raise failure
         patience.note(failure)
-        return min(patience.pause_s, left_s)
+        pause_s, self._pause_s = self._pause_s, max(patience.pause_s, min(2 * self._pause_s, patience.pause_max_s))
+        return min(pause_s, left_s)
 
 
 async def retried(attempt: Callable[[float], Awaitable[T]], patience: Patience) -> T:

@@ -34,6 +34,7 @@ from ...runtime.store.store import Store, open_store
 from ...runtime.store.store_lock import Holder, holder_of
 from ..client.client import Client
 from ..client.relay_connection import RelayConnection, RelayedActor, RelayLine
+from ..cluster.retry import Patience, retried
 from ..cluster.rpc import one_line
 from ..nodes.move_result import MoveResult
 from ..nodes.store import DiskStore
@@ -260,15 +261,12 @@ class RelayedSystem(ConnectedSystem):
 
     async def _connected(self, until_s: float) -> RelayedTopology:
         """Connect, however often it has to be tried until then. Raises `Unavailable`."""
-        pause_s = _AGAIN_FIRST_S
-        while True:
-            try:
-                return await self._connect()
-            except NotYet as error:
-                if time.monotonic() > until_s:
-                    raise Unavailable(str(self._path), str(error)) from None
-            await asyncio.sleep(pause_s)
-            pause_s = min(_AGAIN_MAX_S, 2 * pause_s)
+        for_s = until_s - time.monotonic()
+        patience = Patience(for_s, pause_s=_AGAIN_FIRST_S, pause_max_s=_AGAIN_MAX_S, again=(NotYet,))
+        try:
+            return await retried(lambda _: self._connect(), patience)
+        except NotYet as error:
+            raise Unavailable(str(self._path), str(error)) from None
 
     async def _connect(self) -> RelayedTopology:
         """Raises `Unavailable`, `StoreMismatch`, and `NotYet` if it is about to be possible."""

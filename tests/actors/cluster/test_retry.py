@@ -35,6 +35,13 @@ def test_without_time_there_is_one_attempt() -> None:
         Attempts(Patience(0.0), Clock()).pause_s(LOST)
 
 
+def test_a_pause_doubles_up_to_its_longest() -> None:
+    attempts = Attempts(Patience(pause_s=0.1, pause_max_s=0.5), Clock())
+    assert [attempts.pause_s(LOST) for _ in range(5)] == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.5])
+    steady = Attempts(Patience(pause_s=0.1), Clock())
+    assert [steady.pause_s(LOST) for _ in range(3)] == [0.1, 0.1, 0.1]
+
+
 def test_an_error_of_ours_is_an_answer() -> None:
     closed, used = Unavailable("the till", "closed"), StoreInUse("/data", "another one")
     with pytest.raises(Unavailable):
