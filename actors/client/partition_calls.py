@@ -16,7 +16,7 @@ from ...runtime.errors import Fenced, RayfoldError, Sealed, Unavailable
 from ..cluster.retry import Patience, retried_now
 from ..cluster.rpc import call_now, one_line
 
-__all__ = ["ATTEMPT_S", "ActorCalls", "KnownUnreachable", "NotRunning", "method_of_actor", "patiently"]
+__all__ = ["ATTEMPT_S", "ActorCalls", "KnownUnreachable", "NotRunning", "patiently"]
 
 ATTEMPT_S: Final = 2.0
 """For one attempt, which takes a millisecond or two."""
@@ -41,8 +41,9 @@ class ActorCalls:
             actor, why = self._reached(partition)
             if why:
                 raise KnownUnreachable(f"partition {partition}", why)
-            asked, given = method_of_actor(method, arguments)
-            return call_now(getattr(actor, asked), *given, timeout_s=ATTEMPT_S)
+            given: Sequence[Any] = arguments
+            asked = actor.renew_member if method == "renew" else actor.subscription
+            return call_now(asked, *(arguments if method == "renew" else (method, given)), timeout_s=ATTEMPT_S)
 
         return patiently(f"partition {partition}", once, patience_s)
 
@@ -60,11 +61,6 @@ class NotRunning(Exception):  # noqa: N818 - a signal between these files, not a
 
 class _Unreachable(Exception):
     """The partition moves, or its process is started again."""
-
-
-def method_of_actor(method: str, arguments: Sequence[Any]) -> tuple[str, list[Any]]:
-    """The method of a partition's actor that answers this call, and its arguments."""
-    return ("renew_member", list(arguments)) if method == "renew" else ("subscription", [method, list(arguments)])
 
 
 def patiently(who: str, once: Callable[[], Any], patience_s: float) -> Any:

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from ...runtime.errors import InvalidMessage, Unavailable
 from ...runtime.log.reader import LmdbReader
@@ -37,8 +37,9 @@ from ..packaging.registry import code_of
 from ..packaging.shipping import digest_of
 from ..relay.relay import Control, Relay, open_relay
 from ..relay.relayed_topology import RelayedTopology
-from .handle import SupervisorHandle
-from .supervisor_link import ASK_TIMEOUT_S, PATIENCE_S, SLOW_S, SupervisorLink, asked_again
+from . import system_calls
+from .supervisor_link import ASK_TIMEOUT_S, SLOW_S, SupervisorLink, asked_again
+from .system_calls import SystemCall
 from .topology import Topology
 
 __all__ = ["NodeRelay", "serve_programs"]
@@ -48,41 +49,12 @@ log = printable_log(__name__)
 _AGAIN_S: Final = 0.25
 """Between two questions to a supervisor that does not answer."""
 
-_LONG_S: Final = 24 * 3600.0
-"""For what moves, rebuilds or verifies something."""
-
 _READERS: Final = 8
 """Threads that read logs for programs."""
 
 
-class _SupervisorCall(NamedTuple):
-    """A question that is passed on to the supervisor. One that changes something is asked once: if its answer is lost,
-    it is not known whether it was done."""
-
-    method: Callable[[SupervisorHandle], Any]
-    types: tuple[Any, ...] = ()
-    """Of the arguments."""
-    timeout_s: float = ASK_TIMEOUT_S
-    patience_s: float = 0.0
-    """How long it is asked again."""
-
-
-_PASSED_ON: Final[Mapping[str, _SupervisorCall]] = {
-    "status": _SupervisorCall(lambda one: one.status, (), ASK_TIMEOUT_S, PATIENCE_S),
-    "verify": _SupervisorCall(lambda one: one.verify, (), _LONG_S, PATIENCE_S),
-    "await_rebuild": _SupervisorCall(lambda one: one.await_rebuild, (int,), _LONG_S, PATIENCE_S),
-    "watch_rebuild": _SupervisorCall(lambda one: one.watch_rebuild, (int,), ASK_TIMEOUT_S, PATIENCE_S),
-    "begin_rebuild": _SupervisorCall(lambda one: one.begin_deployed_rebuild, (str, int), ASK_TIMEOUT_S, 0.0),
-    "cancel_rebuild": _SupervisorCall(lambda one: one.cancel_rebuild, (int,), ASK_TIMEOUT_S, 0.0),
-    "move": _SupervisorCall(lambda one: one.move, (int, str), _LONG_S, 0.0),
-    "rebalance": _SupervisorCall(lambda one: one.rebalance, (), _LONG_S, 0.0),
-    "drain": _SupervisorCall(lambda one: one.drain, (str, bool), _LONG_S, 0.0),
-    "scale": _SupervisorCall(lambda one: one.scale, (str, int), _LONG_S, 0.0),
-    "rebuild_stream": _SupervisorCall(lambda one: one.rebuild_stream, (str, str, str), _LONG_S, 0.0),
-    "retry_quarantined": _SupervisorCall(lambda one: one.retry_quarantined, (str,), _LONG_S, 0.0),
-}
-
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 def serve_programs(name: str, namespace: str, publish: Publish) -> None:
@@ -169,28 +141,25 @@ class NodeRelay:
 
     def _methods(self) -> Control:
         """What may be called, with the types of the arguments."""
-        passed_on = {name: (partial(self._passed_on, passed), passed.types) for name, passed in _PASSED_ON.items()}
         return {
-            **passed_on,
-            "heads": (self._heads, ()),
+            **{one.name: (partial(self._passed_on, one, one.timeout_s), one.types) for one in system_calls.ALL},
+            system_calls.HEADS.name: (self._heads, system_calls.HEADS.types),
             "read": (self._read, (int, str, list)),
             "code": (self._code, (str,)),
         }
 
-    async def _passed_on(self, passed: _SupervisorCall, *arguments: Any) -> Any:
+    async def _passed_on(self, passed: SystemCall[T, *Arguments], timeout_s: float, *arguments: *Arguments) -> T:
         """Ask the supervisor, again while it is being started again. Raises what it replies, and `Unavailable`."""
 
-        async def asked(_: float) -> Any:
-            return await self._link.call(passed.method, *arguments, timeout_s=passed.timeout_s)
+        async def asked(_: float) -> T:
+            return await self._link.call(passed.method, *arguments, timeout_s=timeout_s)
 
         return await asked_again(self._name, asked, passed.patience_s)
 
     async def _heads(self) -> dict[int, int]:
         timeout_s = 0.0 if self._topology is None else self._topology.settings.timeout_s
         limit_s = max(ASK_TIMEOUT_S, timeout_s + SLOW_S)  # it names what it waits for
-        heads = _SupervisorCall(lambda one: one.heads, (), limit_s, PATIENCE_S)
-        found: dict[int, int] = await self._passed_on(heads)
-        return found
+        return await self._passed_on(system_calls.HEADS, limit_s)
 
     async def _read(self, partition: int, what: str, arguments: list[Any]) -> object:
         """What a reader of this partition's log answers, wherever that is."""

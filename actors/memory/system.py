@@ -20,11 +20,11 @@ from ...runtime.store.report import Report
 from ..client.partition_calls import ActorCalls
 from ..cluster.names import store_system
 from ..control.actor_system import ActorSystem, OneMachinePlacement
-from ..nodes.move_result import MoveResult
 from ..observe.status import Observer
 from ..projection.rebuild import Rebuild
 from ..settings import Settings
 from ..system.health_check import Health, health_of
+from ..system.system import OneMachine
 from .client import MemoryClient
 from .clock import Clock
 from .couriers import Fake, MemoryCouriers
@@ -35,7 +35,7 @@ from .projectors import Held, MemoryFleet
 __all__ = ["MemorySystem"]
 
 
-class MemorySystem(ActorSystem):
+class MemorySystem(OneMachine, ActorSystem):
     """One system in memory, over logs that may have been used by another one before."""
 
     def __init__(
@@ -158,24 +158,12 @@ class MemorySystem(ActorSystem):
         """See `MemoryFleet`."""
         self._fleet.go_on()
 
-    async def move(self, partition: int, node: str) -> MoveResult:
-        """See `System`."""
-        raise _no_nodes()
-
-    async def rebalance(self) -> list[MoveResult]:
-        """See `System`."""
-        raise _no_nodes()
-
-    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
-        """See `System`."""
-        raise _no_nodes()
+    @staticmethod
+    def no_nodes() -> CallerError:
+        """See `OneMachine`."""
+        what = "this system is in memory and has no nodes"
+        return CallerError(f"{what}; give a test of moves a Runtime with cluster=LocalCluster(...)")
 
 
 def _no_actor(name: str) -> Any:
     raise ValueError(f"{name} is no actor of a system in memory")
-
-
-def _no_nodes() -> CallerError:
-    return CallerError(
-        "this system is in memory and has no nodes; give a test of moves a Runtime with cluster=LocalCluster(...)"
-    )

@@ -30,7 +30,6 @@ from ..cluster.ray_session import started_in_thread
 from ..cluster.rpc import ANSWER_TIMEOUT_S, call, kill, open_actor
 from ..cluster.scheduling import Scheduling, on_this_node
 from ..control.actor_system import ActorSystem, OneMachinePlacement
-from ..nodes.move_result import MoveResult
 from ..observe.attach import connection_facts
 from ..os_process.gc_tuning import tune_gc
 from ..packaging.builds import Builds
@@ -44,7 +43,7 @@ from ..settings import Settings
 from .health_check import Health, health_of
 from .liveness import LivenessWatch
 from .relay_control import RelayControl
-from .system import only_one_machine
+from .system import OneMachine
 
 __all__ = ["LocalSystem"]
 
@@ -54,7 +53,7 @@ _OPEN_TIMEOUT_S: Final = 300.0
 """Opening replays the log into the read models, and a long log takes long."""
 
 
-class LocalSystem(ActorSystem):
+class LocalSystem(OneMachine, ActorSystem):
     """What a started runtime consists of. `start` may end after any of its parts, and `stop` undoes those."""
 
     def __init__(
@@ -208,18 +207,6 @@ class LocalSystem(ActorSystem):
         from ...runtime.checks.agendas import verify_with_agendas  # it imports lmdb
 
         return await asyncio.to_thread(verify_with_agendas, self.store.path)
-
-    async def move(self, partition: int, node: str) -> MoveResult:
-        """See `System`."""
-        raise only_one_machine()
-
-    async def rebalance(self) -> list[MoveResult]:
-        """See `System`."""
-        raise only_one_machine()
-
-    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
-        """See `System`."""
-        raise only_one_machine()
 
     async def _start_actors(self, cluster: Cluster, scheduling: Scheduling) -> None:
         """Projectors first: a partition needs them to broadcast to, also when Ray restarts it."""

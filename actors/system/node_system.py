@@ -20,7 +20,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar, TypeVarTuple
 
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, Unavailable
@@ -32,8 +32,10 @@ from ..client.partition_calls import KnownUnreachable
 from ..client.relay_connection import RelayConnection
 from ..cluster.cluster_file import address_in
 from ..cluster.token import proof_of_token, token_of
+from ..control import system_calls
+from ..control.supervisor_link import ASK_TIMEOUT_S
+from ..control.system_calls import SystemCall
 from ..nodes.local_shares import LocalShare, local_shares
-from ..nodes.move_result import MoveResult
 from ..nodes.store import ClusterStore
 from ..packaging.code import make_importable
 from ..relay.relayed_topology import RelayedTopology
@@ -49,17 +51,16 @@ _AWAY_S: Final = 5.0
 """How long no agent may be there before this program counts as cut off: Ray starts one that was killed again within
 two seconds."""
 
-_LONG_S: Final = 24 * 3600.0
-"""For what moves or verifies something."""
-
 _LOOK_S: Final = 0.05
 
-_READS: Final = frozenset({"heads", "status", "watch_rebuild"})
-"""What changes nothing, and is asked again where the agent has ended meanwhile."""
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class NodeSystem(RelayedSystem):
     """A program's connection to an application on a cluster. Used on its event loop only."""
+
+    one_machine = False
 
     def __init__(self, name: str, catalogue: Catalogue | None, wanted: str, folder: Path) -> None:
         """`wanted`, `folder`: see `local_shares`."""
@@ -95,10 +96,9 @@ class NodeSystem(RelayedSystem):
         return RelayedCalls(self._reads, self._partition_name)
 
     def _partition_name(self, partition: int) -> str:
-        assert self._topology is not None
-        if why := self._topology.unavailable.get(partition):
+        if why := self._present.unavailable.get(partition):
             raise KnownUnreachable(f"partition {partition}", why)
-        return self._topology.partitions[partition]
+        return self._present.partitions[partition]
 
     @property
     def address(self) -> str:
@@ -106,33 +106,19 @@ class NodeSystem(RelayedSystem):
         return self._address
 
     async def verify(self) -> Report:
-        """See `Runtime.verify`."""
-        found: Report = await self.ask("verify", timeout_s=_LONG_S)
-        return found
+        """See `ConnectedSystem`: the supervisor has it done where the logs are."""
+        return await self.call(system_calls.VERIFY)
 
-    async def move(self, partition: int, node: str) -> MoveResult:
-        """See `Runtime.move`."""
-        found: MoveResult = await self.ask("move", partition, node, timeout_s=_LONG_S)
-        return found
-
-    async def rebalance(self) -> list[MoveResult]:
-        """See `Runtime.rebalance`."""
-        return list(await self.ask("rebalance", timeout_s=_LONG_S))
-
-    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
-        """See `Runtime.drain`."""
-        return list(await self.ask("drain", node, drained, timeout_s=_LONG_S))
-
-    async def ask(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """See `RelayedSystem`. What changes nothing is asked again if the agent has ended meanwhile."""
-        limit = {} if timeout_s is None else {"timeout_s": timeout_s}
+    async def call(self, call: SystemCall[T, *Arguments], *arguments: *Arguments, timeout_s: float | None = None) -> T:
+        """See `RelayedSystem`. A short one that changes nothing is made again if the agent has ended meanwhile."""
+        again = not call.changes and call.timeout_s <= ASK_TIMEOUT_S
         while True:
             while self._cutting is not None:
                 await asyncio.sleep(_LOOK_S)
             try:
-                return await super().ask(method, *arguments, **limit)
+                return await super().call(call, *arguments, timeout_s=timeout_s)
             except Unavailable:
-                if method not in _READS or self._cutting is None:
+                if not again or self._cutting is None:
                     raise
 
     # -------------------------------------------------------------------------------------------------------------

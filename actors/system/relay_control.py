@@ -7,18 +7,24 @@ it: the system, on the program's own event loop. Classes are named by their stor
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
 from ...runtime.domain.aggregate import Aggregate
 from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import CallerError
 from ...runtime.read.stores.checkpoint import Quarantined
+from ..control import system_calls
+from ..control.system_calls import SystemCall
 from ..observe.status import Status
 from ..projection.rebuild import Rebuild, RebuildProgress, Rebuilds
 from ..relay.relay import Control
 
 __all__ = ["RelayControl"]
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class _Controlled(Protocol):
@@ -38,7 +44,7 @@ class _Controlled(Protocol):
 class RelayControl:
     """The questions and changes, each with its name and the types of its arguments."""
 
-    ANYWHERE: Final = frozenset({"heads"})
+    ANYWHERE: Final = frozenset({system_calls.HEADS.name})
     """What asks only the actors, and so needs nothing of the program's event loop, which may be busy."""
 
     def __init__(self, system: _Controlled) -> None:
@@ -46,17 +52,19 @@ class RelayControl:
 
     def methods(self) -> Control:
         """What may be called."""
-        return {
-            "heads": (self._system.heads, ()),
-            "status": (self._system.status, ()),
-            "scale": (self._scale, (str, int)),
-            "rebuild_stream": (self._rebuild_stream, (str, str, str)),
-            "retry_quarantined": (self._retry_quarantined, (str,)),
-            "begin_rebuild": (self._begin_rebuild, (str, int)),
-            "await_rebuild": (self._await_rebuild, (int,)),
-            "watch_rebuild": (self._watch_rebuild, (int,)),
-            "cancel_rebuild": (self._cancel_rebuild, (int,)),
-        }
+        return dict(
+            (
+                _answered_by(system_calls.HEADS, self._system.heads),
+                _answered_by(system_calls.STATUS, self._system.status),
+                _answered_by(system_calls.SCALE, self._scale),
+                _answered_by(system_calls.REBUILD_STREAM, self._rebuild_stream),
+                _answered_by(system_calls.RETRY_QUARANTINED, self._retry_quarantined),
+                _answered_by(system_calls.BEGIN_REBUILD, self._begin_rebuild),
+                _answered_by(system_calls.AWAIT_REBUILD, self._await_rebuild),
+                _answered_by(system_calls.WATCH_REBUILD, self._watch_rebuild),
+                _answered_by(system_calls.CANCEL_REBUILD, self._cancel_rebuild),
+            )
+        )
 
     async def _scale(self, projection: str, replicas: int) -> None:
         await self._system.scale(self._system.catalogue.projection(projection), replicas)
@@ -86,5 +94,11 @@ class RelayControl:
     async def _watch_rebuild(self, number: int) -> RebuildProgress:
         return self._rebuild(number).progress()
 
-    async def _cancel_rebuild(self, number: int) -> Any:
+    async def _cancel_rebuild(self, number: int) -> None:
         await self._rebuild(number).cancel()
+
+
+def _answered_by(
+    call: SystemCall[T, *Arguments], answer: Callable[[*Arguments], Coroutine[Any, Any, T]]
+) -> tuple[str, tuple[Callable[..., Coroutine[Any, Any, Any]], tuple[Any, ...]]]:
+    return call.name, (answer, call.types)

@@ -21,14 +21,12 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, TypeVarTuple
 
-from ...runtime.domain.projection import Projection
 from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
 from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.printable import printable_log
-from ...runtime.read.stores.checkpoint import Quarantined
 from ...runtime.store.report import Report
 from ...runtime.store.store import Store, open_store
 from ...runtime.store.store_lock import Holder, holder_of
@@ -36,15 +34,13 @@ from ..client.client import Client
 from ..client.relay_connection import RelayConnection, RelayedActor, RelayLine
 from ..cluster.retry import Patience, retried
 from ..cluster.rpc import one_line
-from ..nodes.move_result import MoveResult
+from ..control.system_calls import SystemCall
 from ..nodes.store import DiskStore
-from ..observe.status import Status
-from ..projection.rebuild import Rebuild, RebuildProgress
 from ..relay.relayed_topology import RELAYED, RelayedTopology
-from .connected import ConnectedRebuild, ConnectedSystem, end_task
-from .health_check import Health, health_of
+from ..settings import Settings
+from .connected import ConnectedSystem, end_task
 from .relayed_calls import HolderCalls
-from .system import only_one_machine
+from .system import OneMachine
 
 __all__ = ["NotYet", "RelayedSystem"]
 
@@ -82,18 +78,19 @@ _AGAIN_MAX_S: Final = 1.0
 _READ_S: Final = 20.0
 """Timeout of one wait for another topology."""
 
-_ASK_S: Final = 60.0
-_LONG_S: Final = 24 * 3600.0
-"""For what rebuilds something."""
-
 _DRAIN_S: Final = 5.0
 
 _NO_SOCKET: Final = "it has Settings(local_sockets=False), or no private folder in TMPDIR, as its log names"
 
 
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+
 class RelayedSystem(ConnectedSystem):
     """A program's connection to the system of a store. Used on its event loop only."""
 
+    one_machine = True
     again_max_s = _AGAIN_MAX_S
     """Between two tries to connect again, where it is known why that is not possible."""
 
@@ -155,6 +152,16 @@ class RelayedSystem(ConnectedSystem):
         return self._store
 
     @property
+    def _present(self) -> RelayedTopology:
+        assert self._topology is not None
+        return self._topology
+
+    @property
+    def _connected_line(self) -> RelayLine:
+        assert self._line is not None
+        return self._line
+
+    @property
     def partition_calls(self) -> PartitionCalls:
         """See `System`: through whichever program runs it."""
         assert isinstance(self.store, Store)
@@ -170,19 +177,15 @@ class RelayedSystem(ConnectedSystem):
         """The path of the socket."""
         return "" if self._holder is None else self._holder.connection.get("relay", "")
 
-    async def heads(self) -> dict[int, int]:
-        """See `System`."""
-        found: dict[int, int] = await self.ask("heads")
-        return found
+    @property
+    def cut_off_by(self) -> str:
+        """See `ConnectedSystem`."""
+        return self._cut_off
 
-    async def status(self) -> Status:
-        """See `System`."""
-        found: Status = await self.ask("status")
-        return found
-
-    async def health(self, limit_s: float) -> Health:
-        """See `Runtime.health`."""
-        return await health_of(self.client, limit_s, self._cut_off)
+    @property
+    def settings(self) -> Settings:
+        """See `ConnectedSystem`."""
+        return self._present.settings
 
     async def verify(self) -> Report:
         """See `Runtime.verify`: this program reads the logs itself."""
@@ -190,49 +193,22 @@ class RelayedSystem(ConnectedSystem):
 
         return await asyncio.to_thread(verify_with_agendas, self.store.path)
 
-    async def scale(self, projection: type[Projection], replicas: int) -> None:
-        """See `Runtime.scale`."""
-        await self.ask("scale", self.name_of(projection), replicas, timeout_s=_LONG_S)
-
-    async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
-        """See `Runtime.rebuild_stream`."""
-        kind = getattr(aggregate, "aggregate_type", str(aggregate))
-        await self.ask("rebuild_stream", self.name_of(projection), kind, id, timeout_s=_LONG_S)
-
-    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
-        """See `Runtime.retry_quarantined`."""
-        return tuple(await self.ask("retry_quarantined", self.name_of(projection), timeout_s=_LONG_S))
-
-    def rebuild(self, projection: type[Projection]) -> Rebuild:
-        """See `Runtime.rebuild`: with the class of the program that runs the system, which has to be the same."""
-        self.name_of(projection)
-        return _RelayedRebuild(self, projection)
-
-    async def move(self, partition: int, node: str) -> MoveResult:
-        """See `System`."""
-        raise only_one_machine()
-
-    async def rebalance(self) -> list[MoveResult]:
-        """See `System`."""
-        raise only_one_machine()
-
-    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
-        """See `System`."""
-        raise only_one_machine()
-
-    async def ask(self, method: str, *arguments: Any, timeout_s: float = _ASK_S) -> Any:
-        """Have the other program answer a question about the system, or change it. Raises what it answers, and
-        `Unavailable`."""
+    async def call(self, call: SystemCall[T, *Arguments], *arguments: *Arguments, timeout_s: float | None = None) -> T:
+        """See `ConnectedSystem`: of the other program, over its relay."""
+        if call.takes_nodes and self.one_machine:
+            raise OneMachine.no_nodes()
         if self._cut_off:
             raise Unavailable(str(self._path), self._cut_off)
-        asked = asyncio.ensure_future(self._called(method, arguments, timeout_s))
+        limit_s = call.timeout_s if timeout_s is None else timeout_s
+        asked = asyncio.ensure_future(self._called(call.name, arguments, limit_s))
         silent = asyncio.ensure_future(self._silence())
         try:
             await asyncio.wait({asked, silent}, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
                 silence = f"{self._holder} has answered nothing for {_SILENT_S:g} s: {_FROZEN}"
                 raise Unavailable(str(self._path), silence)
-            return asked.result()
+            found: T = asked.result()
+            return found
         except RayfoldError:
             raise
         except Exception as error:
@@ -245,15 +221,20 @@ class RelayedSystem(ConnectedSystem):
     # -------------------------------------------------------------------------------------------------------------
 
     async def _called(self, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
-        assert self._line is not None
-        return await asyncio.wrap_future(self._line.call("", method, timeout_s, arguments))
+        """What the other program answers. Raises what it does, and what has become of the connection."""
+        return await asyncio.wrap_future(self._connected_line.call("", method, timeout_s, arguments))
+
+    async def _read_topology(self, wait_s: float, limit_s: float, known: int = 0) -> RelayedTopology | None:
+        """The topology, once it is another than that of this number; None if it is the same for so long."""
+        found: RelayedTopology | None = await self._called("topology", (known, wait_s), limit_s)
+        return found
 
     async def _silence(self) -> None:
         """Return once the other program has answered nothing for `_SILENT_S`."""
         while True:
             await asyncio.sleep(_PING_S)
             try:
-                await self._called("topology", (self._topology.revision if self._topology else 0, 0.0), _SILENT_S)
+                await self._read_topology(0.0, _SILENT_S, self._topology.revision if self._topology else 0)
             except TimeoutError:
                 return
             except Exception as error:  # it was one call too many, or the connection is lost, which fails all calls
@@ -281,13 +262,12 @@ class RelayedSystem(ConnectedSystem):
         connection.tell_lost = self._connection_lost
         try:
             async with self._named(holder):
-                topology = await self._called("topology", (0, _PUBLISHED_S), _CONNECT_S)
+                topology = await self._read_topology(_PUBLISHED_S, _CONNECT_S)
             if topology is None:
                 raise NotYet(f"{holder} has not published its actors yet")
         except BaseException:
             connection.close()
             raise
-        assert isinstance(topology, RelayedTopology)
         return topology
 
     async def greeted(self, holder: Holder, store_id: str, proof: str = "") -> RelayConnection:
@@ -403,10 +383,10 @@ class RelayedSystem(ConnectedSystem):
 
     async def _follow(self) -> None:
         while True:
-            assert self._topology is not None
-            await self.compare(self._topology.fingerprints)
+            present = self._present
+            await self.compare(present.fingerprints)
             try:
-                topology = await self._called("topology", (self._topology.revision, _READ_S), _READ_S + _CONNECT_S)
+                topology = await self._read_topology(_READ_S, _READ_S + _CONNECT_S, present.revision)
             except TimeoutError:
                 continue
             except Exception as error:  # it was one call too many, or the connection is lost, which ends this
@@ -434,15 +414,13 @@ class RelayedSystem(ConnectedSystem):
         return self._actor(topology, name) if name in topology.actor_ids else None
 
     def _actor(self, topology: RelayedTopology, name: str) -> RelayedActor:
-        assert self._line is not None
         actor_id, known = topology.actor_ids.get(name, ""), self._actors.get(name)
         if known is None or not known.is_same(actor_id):
-            known = self._actors[name] = RelayedActor(self._line, name, actor_id)
+            known = self._actors[name] = RelayedActor(self._connected_line, name, actor_id)
         return known
 
     def _actor_named(self, name: str) -> RelayedActor:
-        assert self._line is not None
-        return RelayedActor(self._line, name)
+        return RelayedActor(self._connected_line, name)
 
     def _close(self) -> None:
         if self._line is not None:
@@ -451,25 +429,3 @@ class RelayedSystem(ConnectedSystem):
 
 class NotYet(Exception):
     """It may be possible in a moment: why it is not."""
-
-
-class _RelayedRebuild(ConnectedRebuild):
-    """A rebuild by the program that runs the system."""
-
-    def __init__(self, system: RelayedSystem, projection: type[Projection]) -> None:
-        self._system = system
-        super().__init__(system.ask("begin_rebuild", projection.projection_name, projection.projection_version))
-
-    async def ask_end(self, number: int) -> RebuildProgress:
-        """See `ConnectedRebuild`."""
-        found: RebuildProgress = await self._system.ask("await_rebuild", number, timeout_s=_LONG_S)
-        return found
-
-    async def ask_progress(self, number: int) -> RebuildProgress:
-        """See `ConnectedRebuild`."""
-        found: RebuildProgress = await self._system.ask("watch_rebuild", number)
-        return found
-
-    async def ask_to_cancel(self, number: int) -> None:
-        """See `ConnectedRebuild`."""
-        await self._system.ask("cancel_rebuild", number)

@@ -15,7 +15,7 @@ from ...runtime.errors import Unavailable
 from ...runtime.feed.direct_calls import DirectCalls
 from ...runtime.store.store import Store
 from ...runtime.store.store_lock import Holder, holder_of
-from ..client.partition_calls import ATTEMPT_S, NotRunning, method_of_actor, patiently
+from ..client.partition_calls import ATTEMPT_S, NotRunning, patiently
 from ..client.relay_connection import RelayConnection
 from ..cluster.names import partition_name, store_system
 from ..cluster.rpc import Reply
@@ -39,7 +39,9 @@ class RelayedCalls:
         return patiently(f"partition {partition}", lambda: self._once(partition, method, arguments), patience_s)
 
     def _once(self, partition: int, method: str, arguments: Sequence[Any]) -> Any:
-        asked, given = method_of_actor(method, arguments)
+        renews = method == "renew"
+        given = list(arguments) if renews else [method, list(arguments)]
+        asked = "renew_member" if renews else "subscription"
         reply: Reply[Any] = self._relayed.ask_actor(self._name_of(partition), asked, given, ATTEMPT_S)
         return reply.unwrap()
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -29,8 +29,6 @@ from ...runtime.encoding.catalogue import Catalogue
 from ...runtime.errors import RayfoldError, StoreMismatch, Unavailable
 from ...runtime.feed.committed_positions import PartitionCalls
 from ...runtime.printable import printable_log
-from ...runtime.read.stores.checkpoint import Quarantined
-from ...runtime.store.report import Report
 from ..client.client import Client
 from ..client.partition_calls import ActorCalls
 from ..cluster.attachment import Attachment
@@ -40,23 +38,18 @@ from ..cluster.retry import Patience, retried
 from ..cluster.rpc import Method, Reply, in_thread, one_line
 from ..control.handle import SupervisorHandle
 from ..control.supervisor_link import ASK_TIMEOUT_S, PATIENCE_S, SLOW_S, SupervisorLink, asked_again
+from ..control.system_calls import SystemCall
 from ..control.topology import Topology
-from ..nodes.move_result import MoveResult
 from ..nodes.store import ClusterStore
-from ..observe.status import Status
 from ..os_process.gc_tuning import tune_gc
-from ..projection.rebuild import Rebuild, RebuildProgress
-from .connected import ConnectedRebuild, ConnectedSystem, end_task
-from .health_check import Health, health_of
+from ..settings import Settings
+from .connected import ConnectedSystem, end_task
 
 __all__ = ["RemoteSystem"]
 
 log = printable_log(__name__)
 
 _RETRY_S: Final = 0.25
-
-_LONG_S: Final = 24 * 3600.0
-"""For what moves or rebuilds something."""
 
 _AGAIN_S: Final = 1.0
 """Between two attempts to connect anew; one costs a connection that is refused."""
@@ -161,55 +154,29 @@ class RemoteSystem(ConnectedSystem):
         """Disconnect; the system continues."""
         await self._undo.aclose()
 
-    async def heads(self) -> dict[int, int]:
-        """The head of every partition's log. Raises `Unavailable` for one that cannot be reached, by name."""
-        limit_s = max(ASK_TIMEOUT_S, self._present.settings.timeout_s + SLOW_S)  # it names what it waits for
-        return await self.ask(lambda supervisor: supervisor.heads, timeout_s=limit_s)
+    @property
+    def cut_off_by(self) -> str:
+        """See `ConnectedSystem`."""
+        return self._cut_off
 
-    async def health(self, limit_s: float) -> Health:
-        """See `Runtime.health`."""
-        return await health_of(self.client, limit_s, self._cut_off)
+    @property
+    def settings(self) -> Settings:
+        """See `ConnectedSystem`."""
+        return self._present.settings
 
-    async def status(self) -> Status:
-        """See `Runtime.status`."""
-        return await self.ask(lambda supervisor: supervisor.status)
-
-    async def verify(self) -> Report:
-        """See `Runtime.verify`."""
-        return await self.ask(lambda supervisor: supervisor.verify, timeout_s=_LONG_S)
-
-    async def move(self, partition: int, node: str) -> MoveResult:
-        """See `Runtime.move`."""
-        return await self.change(lambda supervisor: supervisor.move, partition, node)
-
-    async def rebalance(self) -> list[MoveResult]:
-        """See `Runtime.rebalance`."""
-        return await self.change(lambda supervisor: supervisor.rebalance)
-
-    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
-        """See `Runtime.drain`."""
-        return await self.change(lambda supervisor: supervisor.drain, node, drained)
-
-    async def scale(self, projection: type[Projection], replicas: int) -> None:
-        """See `Runtime.scale`."""
-        await self.change(lambda supervisor: supervisor.scale, self.name_of(projection), replicas)
-
-    async def rebuild_stream(self, projection: type[Projection], aggregate: Any, id: str) -> None:
-        """See `Runtime.rebuild_stream`."""
-        kind = getattr(aggregate, "aggregate_type", str(aggregate))
-        await self.change(lambda supervisor: supervisor.rebuild_stream, self.name_of(projection), kind, id)
-
-    async def retry_quarantined(self, projection: type[Projection]) -> tuple[Quarantined, ...]:
-        """See `Runtime.retry_quarantined`."""
-        return await self.change(lambda supervisor: supervisor.retry_quarantined, self.name_of(projection))
-
-    def rebuild(self, projection: type[Projection]) -> Rebuild:
-        """See `Runtime.rebuild`."""
+    def begin_rebuild(self, projection: type[Projection]) -> Coroutine[Any, Any, int]:
+        """See `ConnectedSystem`: by the class of this program."""
         from ..packaging.shipping import ship
 
-        self.name_of(projection)
         classes = ship(self.catalogue.narrowed(projection))
-        return RemoteRebuild(self, projection, classes)
+        return self.ask(
+            lambda supervisor: supervisor.begin_rebuild, projection.projection_name, classes, patience_s=0.0
+        )
+
+    async def call(self, call: SystemCall[T, *Arguments], *arguments: *Arguments, timeout_s: float | None = None) -> T:
+        """See `ConnectedSystem`: of the supervisor, through Ray."""
+        limit_s = call.timeout_s if timeout_s is None else timeout_s
+        return await self.ask(call.method, *arguments, timeout_s=limit_s, patience_s=call.patience_s)
 
     async def ask(
         self,
@@ -228,16 +195,6 @@ class RemoteSystem(ConnectedSystem):
             return await self._unless_lost(self._link.call(method, *arguments, timeout_s=timeout_s))
 
         return await asked_again(self._name, asked, patience_s)
-
-    async def change(
-        self,
-        method: Callable[[SupervisorHandle], Method[Reply[T], *Arguments]],
-        *arguments: *Arguments,
-        timeout_s: float = _LONG_S,
-    ) -> T:
-        """Have the supervisor change something. Raises what `ask` does. It is asked once: if its
-        answer is lost, whether it was done is unknown."""
-        return await self.ask(method, *arguments, timeout_s=timeout_s, patience_s=0.0)
 
     # -------------------------------------------------------------------------------------------------------------
 
@@ -374,26 +331,3 @@ class RemoteSystem(ConnectedSystem):
                 self._partitions[number] = name
         self.client.tell_unavailable(topology.unavailable)
         self.serve(topology.projections, handles.get)
-
-
-class RemoteRebuild(ConnectedRebuild):
-    """A rebuild that the supervisor does. Awaiting it raises also `CallerError`, for an older version and while another
-    change of the projection is under way."""
-
-    def __init__(self, system: RemoteSystem, projection: type[Projection], classes: bytes) -> None:
-        self._system = system
-        name = projection.projection_name
-        begin = system.change(lambda supervisor: supervisor.begin_rebuild, name, classes, timeout_s=ASK_TIMEOUT_S)
-        super().__init__(begin)
-
-    async def ask_end(self, number: int) -> RebuildProgress:
-        """See `ConnectedRebuild`."""
-        return await self._system.ask(lambda supervisor: supervisor.await_rebuild, number, timeout_s=_LONG_S)
-
-    async def ask_progress(self, number: int) -> RebuildProgress:
-        """See `ConnectedRebuild`."""
-        return await self._system.ask(lambda supervisor: supervisor.watch_rebuild, number)
-
-    async def ask_to_cancel(self, number: int) -> None:
-        """See `ConnectedRebuild`."""
-        await self._system.change(lambda supervisor: supervisor.cancel_rebuild, number, timeout_s=ASK_TIMEOUT_S)

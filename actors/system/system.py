@@ -22,7 +22,7 @@ from ..observe.status import Status
 from ..projection.rebuild import Rebuild
 from .health_check import Health
 
-__all__ = ["System", "only_one_machine"]
+__all__ = ["OneMachine", "System"]
 
 
 class System(Protocol):
@@ -101,6 +101,22 @@ class System(Protocol):
         ...
 
 
-def only_one_machine() -> CallerError:
-    """The error for what takes several nodes."""
-    return CallerError("this system runs on one machine; give it several nodes with cluster=")
+class OneMachine:
+    """What of a `System` takes several nodes, of one that has none."""
+
+    @staticmethod
+    def no_nodes() -> CallerError:
+        """The error for it."""
+        return CallerError("this system runs on one machine; give it several nodes with cluster=")
+
+    async def move(self, partition: int, node: str) -> MoveResult:
+        """See `System`."""
+        raise self.no_nodes()
+
+    async def rebalance(self) -> list[MoveResult]:
+        """See `System`."""
+        raise self.no_nodes()
+
+    async def drain(self, node: str, drained: bool) -> list[MoveResult]:
+        """See `System`."""
+        raise self.no_nodes()
