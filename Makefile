@@ -47,6 +47,7 @@ check: $(READY) ## lint, format, types, dead code, and who imports whom, over so
 	@echo "ruff check"; $(BIN)/ruff check --quiet .
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet .
 	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
+	@echo "copied signatures"; $(BIN)/python tools/copy_signatures.py --check
 	@echo "blocking API"; $(BIN)/python tools/generate_blocking.py --check
 	@echo "vulture"; $(BIN)/vulture
 	@echo "import-linter"; told=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$told"; exit 1; }
@@ -80,7 +81,8 @@ READ_TESTS := $(BIN)/python -m pytest --collect-only --quiet >/dev/null || true
 pytest: check
 endif
 
-blocking: $(READY) ## write the blocking API anew, from the asynchronous one
+blocking: $(READY) ## write the blocking API anew, from the asynchronous one, and copy signatures to where they are repeated
+	@$(BIN)/python tools/copy_signatures.py
 	@$(BIN)/python tools/generate_blocking.py
 
 format: $(READY) ## rewrite the code as ruff would have it
