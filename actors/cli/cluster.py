@@ -192,7 +192,7 @@ def _show(cluster: LocalNodes, missing: Sequence[str], data: Path) -> None:
     else:
         console.print(f"up again: {escape(', '.join(missing))}; {_nodes(len(cluster.nodes))} at {cluster.address}")
     for one in cluster.nodes:
-        assert one.session is not None
+        assert one.session is not None  # they are up
         role = "head" if one is cluster.nodes[0] else "    "
         console.print(
             f"  {escape(one.name)}  {role}  session {one.session.number}  {escape(str(one.data))}", soft_wrap=True

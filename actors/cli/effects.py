@@ -117,9 +117,9 @@ def command_for(action: Action, outcome: Outcome | None, by: str, reason: str) -
         return Retry(by=by, reason=reason)
     if action is Action.SKIP:
         return Skip(by=by, reason=reason)
-    if action is Action.SETTLE and outcome is None:
+    assert action is Action.SETTLE  # the others are no commands to a call
+    if outcome is None:
         raise CallerError("settle needs what the call came to; write done, declined or not_done behind it")
-    assert outcome is not None
     settled: Any = (Outcome.NOT_DONE if outcome is Outcome.NOT_DONE_AS_OPTION else outcome).value
     return Settle(outcome=settled, by=by, reason=reason)
 

@@ -250,7 +250,7 @@ class LocalNodes:
 
     def _await_up(self, node: LocalNode) -> None:
         process = node.process
-        assert process is not None
+        assert process is not None  # it was just started, with a pipe
         assert process.stdout is not None
         told = _line(process.stdout.fileno(), time.monotonic() + START_TIMEOUT_S)
         process.stdout.close()

@@ -566,7 +566,7 @@ def _generation_of(name: str) -> int:
     if (partition := partition_named(name)) is not None:
         return partition.generation
     projector = projector_named(name)
-    assert projector is not None
+    assert projector is not None  # this process has made the name
     return generation_in(projector.mark)
 
 

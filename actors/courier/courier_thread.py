@@ -288,7 +288,7 @@ class CourierThread:
 
     def _make_calls(self, courier: Courier) -> None:
         """Hand over the attempts that have begun, and see that what waits has a runner."""
-        assert self._runners is not None
+        assert self._runners is not None  # from the start of the courier on
         calls = courier.take_calls()
         if calls:
             self._runners.make(calls)
@@ -343,11 +343,11 @@ class CourierThread:
     def _send(self, courier: Courier, router: CourierRouter) -> None:
         timeout_s = self._plan.settings.timeout_s
         for delivery in courier.take(now_us()):
-            assert delivery.command is not None
+            assert delivery.command is not None  # one that was taken has it
             router.send(delivery.command, _Waiting(self, delivery), timeout_s)
 
     def _set_alarm(self, courier: Courier) -> None:
-        assert self._loop is not None
+        assert self._loop is not None  # it runs on it
         if self._alarm is not None:
             self._alarm.cancel()
         next_us = courier.next_us()
@@ -355,7 +355,7 @@ class CourierThread:
         self._alarm = self._loop.call_later(wait_s, self._look)
 
     def _save_now_and_then(self, courier: Courier) -> None:
-        assert self._loop is not None
+        assert self._loop is not None  # it runs on it
         now_s = self._loop.time()
         agenda = courier.agenda
         if now_s - self._saved_s < _SAVE_S and agenda.unsaved < _SAVE_CHANGES:

@@ -110,7 +110,7 @@ class RunnerActor:
     @replies
     def make(self, calls: Sequence[CallAttempt]) -> None:
         """Make these attempts."""
-        assert self._loop is not None
+        assert self._loop is not None  # it is called after `open`
         self._loop.call_soon_threadsafe(self._begin, calls)
 
     @ray.method(concurrency_group="ends")
@@ -153,7 +153,7 @@ class RunnerActor:
             task.add_done_callback(self._tasks.discard)
 
     async def _make(self, call: CallAttempt) -> None:
-        assert self._catalogue is not None
+        assert self._catalogue is not None  # from `open` on
         self._over(call, await made(call, self._catalogue, self._subjects))
 
     def _over(self, call: CallAttempt, result: bytes) -> None:

@@ -123,6 +123,6 @@ class MemoryCouriers:
     def _by_partition(self, taken: Sequence[Delivery]) -> dict[int, list[tuple[Delivery, PackedCommand]]]:
         found: dict[int, list[tuple[Delivery, PackedCommand]]] = {}
         for one in taken:
-            assert one.command is not None
+            assert one.command is not None  # one that was taken has it
             found.setdefault(self._partition_of(one.command.stream), []).append((one, one.command))
         return found

@@ -349,7 +349,7 @@ class NodeAgent:
         with self._reading:
             self._share = share
             for partition, (since, reader) in list(self._readers.items()):
-                if share is None or share.map is None or not _still_here(share, partition, since):
+                if share is None or share.map is None or not _still_here(share, share.map, partition, since):
                     del self._readers[partition]
                     reader.close()
         return share
@@ -381,7 +381,6 @@ def start_node_agent(plan: NodeAgentPlan) -> NodeAgentHandle:
     return started
 
 
-def _still_here(share: Share, partition: int, since: int) -> bool:
+def _still_here(share: Share, store_map: PartitionMap, partition: int, since: int) -> bool:
     """Whether a partition is at home here, and has been since that version of the map: else its log is another file."""
-    assert share.map is not None
-    return partition not in share.store.away and share.map.since[partition] == since
+    return partition not in share.store.away and store_map.since[partition] == since

@@ -29,7 +29,7 @@ from ...runtime.log.reader import LmdbReader
 from ...runtime.log.segment import LogSegment
 from ...runtime.log.writer import LmdbLog
 from ...runtime.store.memory_logs import MemoryLogs
-from ...runtime.store.node_share import Share, check_epoch, check_home
+from ...runtime.store.node_share import check_epoch, check_home
 from ...runtime.store.node_store import open_share
 from ...runtime.store.partition_map import MAP, PartitionMap, merged, read_map
 from ...runtime.store.store import Store
@@ -112,12 +112,11 @@ class ClusterStore:
 
         Raises `Sealed` if it is at home elsewhere, `StoreMissing` if it is gone: it is never made anew.
         """
-        share = self._share_here()
-        assert share.map is not None
-        check_home(share.map, partition, node_id_here())
-        opened = share.store.open_log(partition)
+        store, store_map = self._share_here()
+        check_home(store_map, partition, node_id_here())
+        opened = store.open_log(partition)
         try:
-            check_epoch(share.map, partition, opened.epoch(), str(share.store.partition_path(partition)))
+            check_epoch(store_map, partition, opened.epoch(), str(store.partition_path(partition)))
         except BaseException:
             opened.close()
             raise
@@ -132,20 +131,19 @@ class ClusterStore:
 
     def share_here(self) -> Store:
         """The share of this node, with what is at home elsewhere as `away`. Raises `StoreMissing`, `StoreMismatch`."""
-        return self._share_here().store
+        return self._share_here()[0]
 
     def map_here(self) -> PartitionMap:
         """The map in the share of this node. Raises what `share_here` does."""
-        store_map = self._share_here().map
-        assert store_map is not None
-        return store_map
+        return self._share_here()[1]
 
-    def _share_here(self) -> Share:
+    def _share_here(self) -> tuple[Store, PartitionMap]:
+        """The share of this node, and its map."""
         folder = self.folder_here()
         share = open_share(folder, node_id_here())
         if share is None or share.map is None or share.store.store_id != self.store_id:
             raise StoreMissing(str(folder), f"this node's share of store {self.store_id} is not here")
-        return share
+        return share.store, share.map
 
 
 DiskStore = Store | ClusterStore

@@ -94,7 +94,7 @@ def main() -> None:
     """Be the worker: in a child of the server of this node, or here."""
     waiting = _hand_over()
     path = importlib.util.find_spec(WORKER).origin  # type: ignore[union-attr]  # a module that Ray has
-    assert path is not None
+    assert path is not None  # it is a file, and not built in
     sys.argv[0] = path
     if not sys.flags.safe_path:
         sys.path.insert(0, os.path.dirname(path))

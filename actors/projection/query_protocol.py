@@ -139,9 +139,9 @@ def _seconds(left_s: object) -> float:
     return min(max(float(left_s), 0.0), LEFT_MAX_S)  # type: ignore[arg-type]  # checked above
 
 
-def _place(after: object) -> dict[int, int]:
+def _place(after: Any) -> dict[int, int]:
     expect(type(after) is dict, "positions")
-    assert isinstance(after, dict)
     for partition, position in after.items():
         expect(type(partition) is int and type(position) is int and 0 <= position < _POSITIONS, "positions")
-    return after
+    place: dict[int, int] = after
+    return place

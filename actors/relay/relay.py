@@ -228,9 +228,10 @@ class Relay:
             _check_types(method, (int, (int, float)), arguments)
             reading = self._read_topology(*arguments)
             return asyncio.run_coroutine_threadsafe(reading, self.loop)
-        begin, types = self._control.get(method, (None, None))
+        if (known := self._control.get(method)) is None:
+            raise _not_passed_on(method)
+        begin, types = known
         _check_types(method, types, arguments)
-        assert begin is not None
         if method in self._anywhere:
             return asyncio.run_coroutine_threadsafe(begin(*arguments), self.loop)
         if self._program_loop.is_closed():
@@ -496,10 +497,14 @@ def _pass_on(result: Future[Any], answer: Future[Any]) -> None:
         result.set_result(answer.result())
 
 
+def _not_passed_on(what: str) -> InvalidMessage:
+    return InvalidMessage(what, "cannot be called by another program", "")
+
+
 def _check_types(what: str, types: tuple[Any, ...] | None, arguments: list[Any]) -> None:
     """Raises `InvalidMessage` for a call that is not passed on."""
     if types is None:
-        raise InvalidMessage(what, "cannot be called by another program", "")
+        raise _not_passed_on(what)
     if len(types) != len(arguments) or not all(map(isinstance, arguments, types)):
         raise InvalidMessage(what, "was called with other arguments than it takes", "")
 

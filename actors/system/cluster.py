@@ -72,7 +72,7 @@ class ClusterSystem(RemoteSystem):
     def _plan(self, cluster: Cluster) -> ApplicationPlan:
         from ..packaging.shipping import ship  # it imports ray, which `Cluster` prepares
 
-        assert self._own is not None
+        assert self._own is not None  # a program that starts a system has its classes
         classes = ship(self._own)
         settings, slots = self._settings, cluster.counts_slots
         return ApplicationPlan(

@@ -134,7 +134,7 @@ class LingeringSystem(RelayedSystem):
         """What its process is started with."""
         from ..packaging.shipping import ship  # it imports ray, which a client of a running system does without
 
-        assert self._own is not None
+        assert self._own is not None  # a program that starts a system has its classes
         return RELAYED.pack([*self._plan, ship(self._own)])
 
     def _held_by(self) -> str:

@@ -107,7 +107,7 @@ class LingeringProcess:
         """Return why it ends, once it does. Time in which this process itself was stopped does not count: its programs
         have to be taken in first."""
         relay = system.relay
-        assert relay is not None
+        assert relay is not None  # without one it has ended by now
         left_s, looked_s = max(_FIRST_S, self._linger_s), time.monotonic()
         while not self._ending.is_set():
             now_s = time.monotonic()

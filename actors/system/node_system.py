@@ -142,7 +142,7 @@ class NodeSystem(RelayedSystem):
         raise Unavailable(self._name, absent)
 
     def _with_store(self, topology: RelayedTopology) -> RelayedTopology:
-        assert topology.store_map is not None
+        assert topology.store_map is not None  # a node agent publishes it with its map
         self._spread = RelayedStore(self._name, "", topology.store_map, self._reads)
         return topology
 

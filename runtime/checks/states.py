@@ -305,7 +305,7 @@ def _differing_rows(expected: Projection, got: Projection) -> Iterator[tuple[str
     one, other = next(mine, None), next(theirs, None)
     while one is not None or other is not None:
         if other is None or (one is not None and one[0] < other[0]):
-            assert one is not None
+            assert one is not None  # one of the two is there
             yield one[0], f"rows[{shown(one[0])}] is missing, where it was {shown(one[1])}"
             one = next(mine, None)
         elif one is None or other[0] < one[0]:

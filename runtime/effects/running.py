@@ -94,7 +94,7 @@ def called_now(call: CallAttempt, catalogue: Catalogue, fake: Callable[[Any, Cal
     """As `made`, with another function, which does not wait for anything. What it raises is logged too."""
     event = event_of(call, catalogue)
     effect = effect_of(catalogue.processes[call.stream.type], call.method)
-    assert effect is not None
+    assert effect is not None  # a courier names no other ones
     try:
         found = fake(event, call_of(call, effect.rules.timeout_s))
         if inspect.iscoroutine(found):

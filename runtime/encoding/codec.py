@@ -171,7 +171,7 @@ def _checked_by_decoding(
         packed, seen = exact
     elif reading.known_by_type and len(reading.known) < _KNOWN_MAX:
         reading.learn(message.__dict__)
-    assert seen is not None
+    assert seen is not None  # or there was a problem
     return packed, seen
 
 
@@ -249,7 +249,7 @@ def validator_of(cls: type[MessageType]) -> Callable[..., MessageType]:
     """What makes a message of decoded fields, by their names. Raises what pydantic raises, and what code of the class
     raises: `decode_message` has the words for it."""
     validate = _reading_of(cls).validate
-    assert validate is not None
+    assert validate is not None  # `_reading_of` has made it
     return validate
 
 
@@ -377,8 +377,7 @@ def decode_message(cls: type[MessageType], data: bytes) -> MessageType:
 def validated(cls: type[MessageType], payload: Mapping[Any, Any]) -> MessageType:
     """A message of these field values. Raises `InvalidMessage` as `decode_message` does."""
     try:
-        validate = cls._rayfold_reading.validate or _reading_of(cls).validate
-        assert validate is not None
+        validate = cls._rayfold_reading.validate or validator_of(cls)
         return validate(payload)  # type: ignore[no-any-return]
     except ValidationError as error:
         what, remedy = problems_of(cls, error)

@@ -120,7 +120,7 @@ def wake_entry(wake: Wake) -> list[Any]:
     """A timer."""
     if wake.after is not None:
         return [WAKE, wake.name, AFTER, min(wake.after // _MICROSECOND, FAR_US)]
-    assert wake.at is not None
+    assert wake.at is not None  # `Wake` takes one of the two
     return [WAKE, wake.name, AT, min((wake.at - _EPOCH) // _MICROSECOND, FAR_US)]
 
 

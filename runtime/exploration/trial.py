@@ -166,7 +166,7 @@ class Trial:
     # Steps ------------------------------------------------------------------------------------------------------------
 
     def _send(self, step: Step) -> None:
-        assert step.command is not None
+        assert step.command is not None  # a step of this kind has one
         self._sent += 1
         try:
             packed, _ = pack(Envelope(self._subject, step.id, step.command, UUID(int=self._sent)))
@@ -195,7 +195,7 @@ class Trial:
 
     def _check_refused(self, step: Step, outcome: Outcome, head: int, before: int) -> None:
         """A refusal, or a failure: which one may be, and that nothing was stored."""
-        assert step.command is not None
+        assert step.command is not None  # a step of this kind has one
         if self._log.head() != head:
             raise Broken("rayfold", "refusal", f"{step.command!r} was refused, and stored events", self, step.id)
         if not isinstance(outcome, Rejected):

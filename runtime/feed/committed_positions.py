@@ -123,7 +123,7 @@ class CommittedPositions:
                     _in_use[store_id, self._grant] += 1
                 threading.Thread(target=self._renew, name="rayfold lease", daemon=True).start()
             else:
-                assert locks is not None
+                assert locks is not None  # without leases a member is held by its lock
                 on_failure.enter_context(self._locked(locks, start, link_at))
             self._held = on_failure.pop_all()
 

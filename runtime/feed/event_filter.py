@@ -133,7 +133,7 @@ class EventFilter:
             raise HandlerFailed.caused_by(f"streams= of {self._call}", _told(recorded), error) from error
 
     def _member_of(self, event: Event, recorded: Recorded) -> int:
-        assert self._key is not None
+        assert self._key is not None  # the caller has looked
         try:
             key = self._key(event, recorded)
             if not isinstance(key, str):

@@ -419,7 +419,7 @@ def open_feed(
             on_failure.callback(readers[partition].close)
         start, acknowledged = _start(readers, wanted.from_, store.store_id), None
         if wanted.name is not None:
-            assert committed is not None
+            assert committed is not None  # only what has no name goes without
             member = Member(wanted.name, wanted.member, wanted.of, "by stream" if wanted.key is None else "by key")
             acknowledged = committed(store, member, start, lambda partition, at: link_at(readers[partition], at))
             on_failure.callback(acknowledged.close)

@@ -410,7 +410,7 @@ class Courier:
     def outcome(self, delivery: Delivery, outcome: Outcome, now_us: int) -> None:
         """What has become of a delivery that was taken."""
         queue = delivery.queue
-        assert queue is not None
+        assert queue is not None  # what was taken came from one
         queue.out -= 1
         if queue.why:
             self._troubled_out[queue.partition] -= 1
@@ -631,7 +631,7 @@ class Courier:
 
     def _count(self, delivery: Delivery, route: _Route, position: int) -> None:
         """This is on its way for a route, for the event at this position."""
-        assert delivery.command is not None
+        assert delivery.command is not None  # those with a route are made with it
         delivery.route, delivery.position = route, position
         route.unacked[position] = route.unacked.get(position, 0) + 1
         delivery.size_bytes = len(delivery.command.payload)
@@ -677,7 +677,7 @@ class Courier:
     def _verify(self, step: StoredStep) -> None:
         """A command has taken effect, by an outcome that is stored here: the log of its target has to have it. One
         that this courier has a receipt of is there; others are sent again, under their ids."""
-        assert step.accepted is not None
+        assert step.accepted is not None  # it is the outcome of a send
         receipt, position = self._receipts.pop((step.stream, step.accepted), None), step.position
         if receipt is not None:
             _witnessed(self._sends[receipt[0]], position, receipt[1])
@@ -694,7 +694,7 @@ class Courier:
 
     def _finish_probe(self, delivery: Delivery, outcome: Outcome) -> None:
         route = delivery.route
-        assert route is not None
+        assert route is not None  # those of this kind have one
         if isinstance(outcome, Receipt):
             lost = not outcome.repeated
         else:
@@ -708,8 +708,8 @@ class Courier:
 
     def _finish_resent(self, delivery: Delivery, outcome: Outcome) -> None:
         route = delivery.route
-        assert route is not None
-        assert delivery.source is not None
+        assert route is not None  # those of this kind have one
+        assert delivery.source is not None  # those of this kind have one
         stream, number, version = delivery.source
         if isinstance(outcome, Receipt):
             if outcome.event_count:
@@ -728,7 +728,7 @@ class Courier:
 
     def _arrived_again(self, delivery: Delivery) -> None:
         route = delivery.route
-        assert route is not None
+        assert route is not None  # those of this kind have one
         route.ack(delivery.position, delivery.size_bytes)
         self.has_moved = True
         self._release(route)
@@ -815,7 +815,7 @@ class Courier:
         """The command of a send; None if it has an outcome by now."""
         if delivery.kind != SEND:
             return delivery.command
-        assert delivery.source is not None
+        assert delivery.source is not None  # those of this kind have one
         stream, number, version = delivery.source
         if not self.agenda.is_open(stream, number):
             return None
@@ -980,7 +980,7 @@ class Courier:
 
     def _finish_send(self, delivery: Delivery, outcome: Outcome) -> None:
         """The target has answered: its outcome is an input of the instance."""
-        assert delivery.source is not None
+        assert delivery.source is not None  # those of this kind have one
         stream, number, version = delivery.source
         step = delivery.step or self._step_at(stream, version)
         if step is None or not self.agenda.is_open(stream, number):

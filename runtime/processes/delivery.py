@@ -10,7 +10,7 @@ place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -139,7 +139,7 @@ class Reactions:
             park = ""
             ident: str | None = process.instance_id(stored.stream.id, stored.version)
             if reaction.one is not None:
-                ident, park = self._routed(process, reaction, stored)
+                ident, park = self._routed(process, reaction, reaction.one, stored)
             if ident is not None:
                 if not park and is_reserved(process, ident):
                     ident, park = UNROUTED, f"{ident} is an instance of Rayfold's own, and {stored.name} is for it"
@@ -147,11 +147,12 @@ class Reactions:
                 found.append(_event_input(target, partition, stored, again, park, origin, hops))
         return found
 
-    def _routed(self, process: type[Instance], reaction: Reaction, stored: StoredEvent) -> tuple[str | None, str]:
+    def _routed(
+        self, process: type[Instance], reaction: Reaction, one: Callable[..., Any], stored: StoredEvent
+    ) -> tuple[str | None, str]:
         """Which instance an event is for, and why it is to wait if that is not known."""
-        assert reaction.one is not None
         try:
-            return instance_for(process, reaction.one, self._catalogue.decode_event(stored)), ""
+            return instance_for(process, one, self._catalogue.decode_event(stored)), ""
         except Stuck as stuck:
             return UNROUTED, f"order_by= of {process.__name__}.{reaction.name}: {stuck}"
         except BaseException as error:  # the user's code, which may raise anything

@@ -464,7 +464,7 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
     arguments: list[Any] = []
     for takes_command in method.takes_command:
         if takes_command:
-            assert method.command is not None
+            assert method.command is not None  # only one for a single command takes it
             arguments.append(decode_message(method.command, sent.payload))
         else:
             arguments.append(from_wire(msgpack.unpackb(payload, use_list=False)))

@@ -123,7 +123,7 @@ def step_in(stored: StoredEvent) -> StoredStep | None:
 def call_attempt(step: StoredStep, asked: StoredEvent) -> CallAttempt:
     """The attempt that begins with a step. `asked`: the record that asks for its call. Raises `Damaged`."""
     attempt = step.attempt
-    assert attempt is not None
+    assert attempt is not None  # the caller has looked
     try:
         body = msgpack.unpackb(msgpack.unpackb(asked.payload)["body"], strict_map_key=False)
         _, _, head, payload = next(entry for entry in body[7] if entry[0] == CALL)[:4]

@@ -219,7 +219,7 @@ class Timers:
 
     def _load_more(self) -> None:
         """The next ones of the file, and of what has changed since it was written."""
-        assert self._horizon is not None
+        assert self._horizon is not None  # the caller has looked; only what is in a file is left out
         assert self._file is not None
         due_us, key = self._horizon
         after = _NUMBER.pack(due_us) + key if due_us >= 0 else b""

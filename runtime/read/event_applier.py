@@ -185,7 +185,7 @@ class EventApplier:
         return [(target, event) for target, event in found if target is not None]
 
     def _part_by_key(self, event: Any, recorded: Recorded) -> int:
-        assert self._key is not None
+        assert self._key is not None  # else no part is asked for by key
         key = self._key(event, recorded) if self._key_takes_recorded else self._key(event)
         return part_of(key, self._projection.parts)
 

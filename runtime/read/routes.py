@@ -36,7 +36,7 @@ def part_asked(projection: type[Projection], query: Query[Any], parts: int) -> i
 def merged_answer(projection: type[Projection], query: Query[Any], answers: list[Any]) -> Any:
     """The answers of all parts, in their order, as one. Raises `HandlerFailed`."""
     merge = projection.answer_routes[type(query)].merge
-    assert merge is not None
+    assert merge is not None  # `part_asked` sends it to all parts only then
     try:
         return merge(answers)
     except BaseException as error:

@@ -140,7 +140,7 @@ class FolderDisk:
         reader = open_shared_reader(self._folder / name, name, identity=self._identity(name))
         try:
             partition = partition_in(name)
-            assert partition is not None
+            assert partition is not None  # `names` lists no others
             return CopyFacts(name, partition, reader.write_ownership(), *reader.end())
         finally:
             reader.close()
@@ -179,7 +179,7 @@ class FolderDisk:
 
     def _identity(self, name: str) -> str:
         partition = partition_in(name)
-        assert partition is not None
+        assert partition is not None  # `names` lists no others
         return read_manifest(self._folder).identity(partition)
 
 

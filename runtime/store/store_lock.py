@@ -149,7 +149,7 @@ class StoreLock:
 
     def _write(self) -> None:
         """Name the holder, for the error of a second runtime."""
-        assert self._descriptor is not None
+        assert self._descriptor is not None  # until it is released
         line = (json.dumps(self._holder._asdict()) + "\n").encode()
         try:
             os.pwrite(self._descriptor, line, 0)

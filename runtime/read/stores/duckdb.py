@@ -71,7 +71,7 @@ class DuckDbStore:
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
-        self._duckdb: ModuleType | None = None
+        self._imported: ModuleType | None = None
         self._connection: Any = None
         self._path = ""
         self._open = False
@@ -80,17 +80,17 @@ class DuckDbStore:
     def open(self, model: Any, directory: Path | None) -> bytes | None:
         """See `ReadStore`. Gives the projection `sql` and `append`. Raises `DefinitionError` without duckdb, or for a
         schema that DuckDB refuses, and `StoreInUse` while another process has the file open."""
-        self._duckdb = _duckdb()
+        self._imported = _duckdb()
         self._path = ":memory:" if directory is None else str(directory / FILE)
         try:
-            self._connection = self._duckdb.connect(self._path)
-        except self._duckdb.IOException as error:
+            self._connection = self._imported.connect(self._path)
+        except self._errors.IOException as error:
             if "lock" in str(error):
                 raise StoreInUse(self._path, "another projector") from error
             raise (StorageFailed if _is_of_the_system(error) else Damaged)(self._path, str(error)) from error
-        except self._duckdb.OutOfMemoryException as error:
+        except self._errors.OutOfMemoryException as error:
             raise StorageFailed(self._path, str(error)) from error
-        except self._duckdb.Error as error:
+        except self._errors.Error as error:
             raise Damaged(self._path, str(error)) from error
         if directory is not None:
             (directory / FILE).chmod(FILE_MODE)  # DuckDB asks the umask; its folder is private already
@@ -100,10 +100,16 @@ class DuckDbStore:
             self._connection.execute(_CHECKPOINT_TABLE)
             if self._schema:
                 self._connection.execute(self._schema)
-        except self._duckdb.Error as error:
+        except self._errors.Error as error:
             where = f"{type(model).__name__}, store=DuckDb(...)"
             raise DefinitionError(where, f"DuckDB refuses its SQL: {error}", "it runs at every opening") from error
         return self._checkpoint()
+
+    @property
+    def _errors(self) -> ModuleType:
+        """DuckDB itself, which has its errors. REQUIRES: `open` was called."""
+        assert self._imported is not None
+        return self._imported
 
     def begin(self, *, reading: bool = False) -> None:
         """See `ReadStore`. A query that writes is refused by DuckDB."""
@@ -112,22 +118,20 @@ class DuckDbStore:
 
     def commit(self, checkpoint: bytes) -> None:
         """See `ReadStore`. Raises what DuckDB raises for appended rows that their table refuses."""
-        assert self._duckdb is not None
         try:
             self._flush()
             self._connection.execute("UPDATE rayfold_checkpoint SET content = ?", [checkpoint])
             self._connection.execute("COMMIT")
-        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException, self._duckdb.FatalException) as error:
+        except (self._errors.IOException, self._errors.OutOfMemoryException, self._errors.FatalException) as error:
             raise StorageFailed(self._path, str(error)) from error
         self._open = False
 
     def run(self, query: str, act: Callable[[Any], Any]) -> Any:
         """What a query of a handler or an answer gives. What the disk refuses is `StorageFailed`, which is not the
         handler's fault: the event is taken in later, and is not put into quarantine."""
-        assert self._duckdb is not None
         try:
             return act(self.ready(query))
-        except self._duckdb.Error as error:
+        except self._errors.Error as error:
             if self._is_of_the_disk(error):
                 raise StorageFailed(self._path, str(error)) from error
             raise
@@ -135,9 +139,8 @@ class DuckDbStore:
     def _is_of_the_disk(self, error: Exception) -> bool:
         """Whether the disk has refused, and not the query: a file that a query names and that is missing is an
         `IOException` too."""
-        assert self._duckdb is not None
         text = str(error).lower()
-        return isinstance(error, self._duckdb.FatalException) or any(words in text for words in _OF_THE_DISK)
+        return isinstance(error, self._errors.FatalException) or any(words in text for words in _OF_THE_DISK)
 
     def roll_back(self) -> bytes | None:
         """See `ReadStore`."""
@@ -190,13 +193,12 @@ class DuckDbStore:
 
     def _run(self, statement: str) -> Any:
         """One of our own statements, which fail only if the disk or DuckDB itself does."""
-        assert self._duckdb is not None
         if self._connection is None:
             raise StorageFailed(self._path, "the store was closed")
         try:
             self._connection.complete()
             return self._connection.execute(statement)
-        except self._duckdb.Error as error:
+        except self._errors.Error as error:
             raise StorageFailed(self._path, str(error)) from error
 
 

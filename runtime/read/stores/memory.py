@@ -91,7 +91,7 @@ class MemoryStore:
     def write(self, copy: tuple[int, bytes]) -> int:
         """Make a copy the checkpoint file; returns its size in bytes. May run while others use the store.
         Raises `StorageFailed`, and `InvalidMessage` for a copy that would not be restored as the same."""
-        assert self._path is not None
+        assert self._path is not None  # without a folder nothing is written and read
         number, content = copy
         check_copy(type(self._model), content)
         try:
@@ -128,7 +128,7 @@ class MemoryStore:
 
     def _from_file(self) -> bytes:
         """The content of the checkpoint file; none if it is missing or damaged."""
-        assert self._path is not None
+        assert self._path is not None  # without a folder nothing is written and read
         try:
             with self._path.open("rb") as file:
                 data = file.read(_FILE_BYTES_MAX)
