@@ -54,7 +54,7 @@ from ...runtime.printable import printable_log
 from ...runtime.processes.agenda import Agenda
 from ...runtime.processes.courier import Courier
 from ...runtime.processes.delivery import is_parking
-from ...runtime.processes.places import COURIER, SENDS_OF_AGGREGATES, stored_places
+from ...runtime.processes.places import COURIER, stored_places
 from ...runtime.processes.since import add_processes
 from ...runtime.receipt import Receipt
 from ...runtime.store.store import AGENDAS, SUBSCRIPTIONS
@@ -665,10 +665,10 @@ class PartitionActor:
             with self._writing:
                 store(places)
 
-        places, names = stored_places(opened), [*catalogue.processes, SENDS_OF_AGGREGATES]
+        places, classes = stored_places(opened), catalogue.processes
         here, other = plan.store.store_id, plan.store.open_reader
         of_another = places.taken_over(here, opened.head())
-        if add_processes(places, names, catalogue.since, plan.number, opened, here, other) or of_another:
+        if add_processes(places, classes, catalogue.since, plan.number, opened, here, other) or of_another:
             store(places.event())
         start = partial(self._start_runner, scheduling=on_this_node())
         courier_plan = CourierPlan(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from ..domain.aggregate import (
     Decider,
@@ -213,7 +213,7 @@ def failed(*commands: type[Command]) -> Callable[[FunctionType], FunctionType]:
 
 
 def scheduled(
-    *, every: timedelta | str | None = None, cron: str | None = None, zone: str = "UTC"
+    _marked: None = None, /, *, every: timedelta | str | None = None, cron: str | None = None, zone: str = "UTC"
 ) -> Callable[[FunctionType], FunctionType]:
     """Mark a method that is called again and again, in an instance of its own, `schedule:NAME`. It may take the time
     that it was due at, as a `datetime`. Times that passed while nothing ran are made up for by one call.
@@ -231,6 +231,9 @@ def scheduled(
         def close_books(self) -> Send:
             return Send(Books, "main", Close())
     """
+    if (marked := cast(Any, _marked)) is not None:
+        what = f"it marks {getattr(marked, '__name__', shown(marked))} without parentheses"
+        raise DefinitionError("@scheduled", what, 'write @scheduled(every="1h"), or cron= with five fields')
     text = schedule_text(every, cron, zone)
     return lambda function: mark(function, "scheduled", route=text)
 

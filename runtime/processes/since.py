@@ -25,7 +25,7 @@ __all__ = ["Since", "add_processes", "since_of_all"]
 Since = Literal["now", "beginning"] | Receipt
 """From now on; from the first event on; or from behind what a receipt is of."""
 
-_REMEDY: Final = 'give since="now", since="beginning" or a receipt; or a mapping from process to one of these'
+_REMEDY: Final = 'give since="now", since="beginning" or a receipt; or a mapping from each class to one of these'
 
 
 Classes = Sequence[type[Any]] | Mapping[type[Any], Since]
@@ -47,8 +47,8 @@ def since_of_all(processes: Classes, effects: Classes, since: Since | None) -> t
     """The classes of processes and of effects, and from where on each takes part, as far as that is given. Raises
     `InvalidMessage`, and `DefinitionError` for a class that is listed as one of the other kind."""
     mapped = isinstance(processes, Mapping)
-    listed, found = _since_by_name(processes, None if mapped and effects else since)
-    others, more = _since_by_name(effects, None if isinstance(effects, Mapping) and not mapped else since)
+    listed, found = _since_by_name("processes", processes, None if mapped and effects else since)
+    others, more = _since_by_name("effects", effects, None if isinstance(effects, Mapping) and not mapped else since)
     for one in listed:
         if getattr(one, "is_effects", False):
             raise DefinitionError("processes=", f"{one.__name__} is no process", "list it in effects=")
@@ -58,43 +58,42 @@ def since_of_all(processes: Classes, effects: Classes, since: Since | None) -> t
     return [*listed, *others], found | more
 
 
-def _since_by_name(processes: Classes, since: Since | None) -> tuple[list[type[Any]], dict[str, Since]]:
+def _since_by_name(argument: str, classes: Classes, since: Since | None) -> tuple[list[type[Any]], dict[str, Since]]:
     given: dict[type[Any], Since | None]
-    if isinstance(processes, Mapping):
-        given = {**processes}
+    if isinstance(classes, Mapping):
+        given = {**classes}
         if since is not None:
             raise InvalidMessage("since", "it is given twice", "give it with each process, or once for all")
     else:
-        given = dict.fromkeys(check_listed("processes", processes), since)
+        given = dict.fromkeys(check_listed(argument, classes), since)
     found: dict[str, Since] = {}
-    for process, one in given.items():
+    for cls, one in given.items():
         if one is None:
             continue
         if not (one in ("now", "beginning") if isinstance(one, str) else isinstance(one, Receipt)):
             raise InvalidMessage("since", f"is {shown(one)}", _REMEDY)
-        found[getattr(process, "aggregate_type", "")] = one
+        found[getattr(cls, "aggregate_type", "")] = one
     return list(given), found
 
 
 def add_processes(
     places: Places,
-    names: Sequence[str],
+    classes: Mapping[str, type[Any]],
     since: Mapping[str, Since],
     partition: int,
     log: Reader,
     store_id: str,
     open_other: Callable[[int], OtherLog],
 ) -> bool:
-    """Add the processes that a log does not know yet to its places. Whether there were any.
+    """Add the processes and effects that a log does not know yet to its places. Whether there were any.
 
     Raises `CodeMismatch` for one of which it is not given since when, `InvalidMessage` for a receipt of another store.
     """
-    unknown = [name for name in names if name not in places.since]
+    unknown = [name for name in (*classes, SENDS_OF_AGGREGATES) if name not in places.since]
     head = log.head()
     missing = [name for name in unknown if head and name not in since and name != SENDS_OF_AGGREGATES]
     if missing:
-        what = "the process is new to this store, which has events, and it is not given from where on it takes part"
-        raise CodeMismatch(f"partition {partition}", [Misfit(f"process {name}", what, _REMEDY) for name in missing])
+        raise CodeMismatch(f"partition {partition}", [_misfit(name, classes[name]) for name in missing])
     for name in unknown:
         one = since.get(name, "now")
         if isinstance(one, Receipt):
@@ -102,6 +101,12 @@ def add_processes(
         else:
             places.since[name] = head if one == "now" else 0
     return bool(unknown)
+
+
+def _misfit(name: str, cls: type[Any]) -> Misfit:
+    kind, are, take = ("effects", "are", "they take") if cls.is_effects else ("process", "is", "it takes")
+    what = f"the {kind} {are} new to this store, which has events, and it is not given from where on {take} part"
+    return Misfit(f"{kind} {name}", what, _REMEDY)
 
 
 def _behind(receipt: Receipt, partition: int, log: Reader, store_id: str, open_other: Callable[[int], OtherLog]) -> int:

@@ -10,9 +10,11 @@ import pytest
 from rayfold import Backoff, Call, Command, Done, Effects, NotDone, Retry, Settle, Skip, Unknown, effect, settle
 from rayfold.benchmarks.torture.outside import Bill, Pay, PayRequested
 from rayfold.runtime.encoding.catalogue import Catalogue
+from rayfold.runtime.errors import CodeMismatch, DefinitionError
 from rayfold.runtime.log.contract import StoredEvent
 from rayfold.runtime.processes.effects import Switch
 from rayfold.runtime.processes.places import COURIER, Places
+from rayfold.runtime.processes.since import add_processes, since_of_all
 from rayfold.runtime.processes.step import SWITCHES
 from rayfold.runtime.receipt import Receipt
 from tests.support.effect_world import EffectWorld
@@ -244,3 +246,17 @@ def test_what_people_decide_at_any_time_leaves_no_call_behind_and_makes_none_twi
 def _stored(places: Places) -> StoredEvent:
     new = places.event()
     return StoredEvent(1, COURIER, 1, new.name, 1, new.payload, 0, bytes(16), b"", b"")
+
+
+def test_effects_that_are_new_to_a_store_with_events_are_named_as_effects() -> None:
+    world = EffectWorld([Bill], [Paying])
+    order(world, 1)
+    [log, *_] = [one for one in world.logs if one.head()]
+    what = "effects Paying: the effects are new to this store, which has events, .* where on they take part"
+    with pytest.raises(CodeMismatch, match=what):
+        add_processes(Places(), {"Paying": Paying}, {}, 0, log, "", lambda _: log)
+
+
+def test_what_is_no_list_of_effects_is_refused_under_that_name() -> None:
+    with pytest.raises(DefinitionError, match=r"effects=: Paying is not a list of classes; give effects=\[\.\.\.\]"):
+        since_of_all([], Paying, None)  # type: ignore[arg-type]  # what is tested

@@ -146,6 +146,12 @@ def has_no_schedule() -> None:
     scheduled()
 
 
+def has_a_schedule_without_parentheses() -> None:
+    class Wrong(Process):
+        @scheduled  # type: ignore[arg-type]  # what is tested
+        def close_books(self) -> None: ...  # type: ignore[misc]  # so is this
+
+
 def has_an_unreadable_period() -> None:
     scheduled(every="1 hour")
 
@@ -203,6 +209,10 @@ def has_a_placement() -> None:
         (reacts_in_an_aggregate, "Wrong.placed: @react belongs to a Process"),
         (asks_for_a_result_of_no_command, "@accepted: <class 'examples.shop.Placed'> is not a Command class"),
         (has_no_schedule, "@scheduled: it has neither every= nor cron="),
+        (
+            has_a_schedule_without_parentheses,
+            "@scheduled: it marks close_books without parentheses; write @sch",
+        ),
         (has_an_unreadable_period, "@scheduled: every='1 hour' is not a period"),
         (has_an_unreadable_cron, "@scheduled: cron='61 * * * *' cannot be read"),
         (has_a_cron_with_seconds, "@scheduled: cron='0 0 3 * * *' has 6 fields; give five fields"),
