@@ -289,7 +289,17 @@ class Client:
             if isinstance(projection, type) and (name := getattr(projection, "projection_name", "")) in self._detached:
                 raise Unavailable(name, f"it was not asked: {self._why(name)}")
             raise unregistered("projection", projection, {name: one.served for name, one in self._serving.items()})
+        if projection is not serving.served and not self._may_stand_for(projection, serving.served):
+            raise unregistered("projection", projection, {serving.name: serving.served})
         return serving
+
+    def _may_stand_for(self, projection: type[Projection], served: type[Projection]) -> bool:
+        """Whether a class is meant that serves under the name of another one: the program's own while a rebuild by
+        another one has taken over, another version of it, or one of a program that has the system's classes beside its
+        own. A class that only has the name is refused, as one of an aggregate is."""
+        registered = self._catalogue.projections.get(served.projection_name)
+        other_version = projection.projection_version != served.projection_version
+        return projection is registered or other_version or self._classes_of_others
 
     def _why(self, detached: str) -> str:
         return self._why_projection.get(detached, self._why_detached)
