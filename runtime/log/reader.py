@@ -17,7 +17,7 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from ..errors import Damaged, InvalidId, RayfoldError
 from ..stream import StreamId
@@ -38,8 +38,10 @@ from .format import (
     VERSION_END,
     belongs_to,
     body_start,
+    check_command,
     check_command_id,
     check_record,
+    check_stream_entry,
     checked_stream,
     decode_command,
     decode_meta,
@@ -64,7 +66,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HOLDINGS_SINCE", "LmdbReader"]
 
-Entry = TypeVar("Entry")
+Pair = tuple[bytes, bytes]
+"""A key and its value."""
+
+_NO_PAIR: Final[Pair] = (b"", b"")
 
 HOLDINGS_SINCE: Final = 3
 """The format from which on `meta` records what the log holds."""
@@ -226,8 +231,8 @@ class LmdbReader:
     def indexed_version(self, transaction: lmdb.Transaction[bytes], stream_key: bytes) -> int:
         """The last version of a stream that the stream index holds; 0 if it holds none."""
         sought, cursor = stream_key + VERSION_END, transaction.cursor(self.environment.database(STREAMS))
-        _, (key, entry) = _around(cursor, sought, decode_stream_entry, self.name)
-        of_the_stream = entry is not None and len(key) == len(sought) and key.startswith(stream_key)
+        _, (key, _) = _around(cursor, sought, check_stream_entry, self.name)
+        of_the_stream = len(key) == len(sought) and key.startswith(stream_key)
         return int.from_bytes(key[-8:], "big") if of_the_stream else 0
 
     def _unindexed(
@@ -305,7 +310,7 @@ class LmdbReader:
             if wanted > last:
                 return
         if wanted == first:
-            _around(cursor, sought, decode_stream_entry, self.name)
+            _around(cursor, sought, check_stream_entry, self.name)
         for version, position in self._unindexed(transaction, stream, wanted):
             if not wanted <= version <= last:
                 continue
@@ -341,8 +346,8 @@ class LmdbReader:
 
     def _find_command(self, transaction: lmdb.Transaction[bytes], command_id: bytes) -> CommandEntry | None:
         cursor = transaction.cursor(self.environment.database(COMMANDS))
-        key, entry = _around(cursor, command_id, decode_command, self.name)[0]
-        return entry if key == command_id else None
+        key, entry = _around(cursor, command_id, check_command, self.name)[0]
+        return decode_command(key, entry, self.name) if key == command_id else None
 
     def find_commands(self, command_ids: Sequence[bytes]) -> dict[bytes, CommandEntry | RayfoldError]:
         """What is stored about each of these ids; an id that is none, or a damaged entry, has its error instead."""
@@ -360,9 +365,9 @@ class LmdbReader:
                 check_command_id(command_id)
                 if last is not None and command_id > last:
                     continue
-                key, entry = _around(cursor, command_id, decode_command, self.name)[0]
-                if entry is not None and key == command_id:
-                    found[command_id] = entry
+                key, entry = _around(cursor, command_id, check_command, self.name)[0]
+                if key == command_id:
+                    found[command_id] = decode_command(key, entry, self.name)
             except (Damaged, InvalidId) as error:
                 found[command_id] = error
         return found
@@ -433,28 +438,29 @@ class LmdbReader:
 
 
 def _around(
-    cursor: lmdb.Cursor[bytes], sought: bytes, decode: Callable[[bytes, bytes, str], Entry], log: str
-) -> tuple[tuple[bytes, Entry | None], tuple[bytes, Entry | None]]:
-    """The pair at or after a key, and the one before it if the key is not there itself; both checked.
+    cursor: lmdb.Cursor[bytes], sought: bytes, check: Callable[[bytes, bytes, str], None], log: str
+) -> tuple[Pair, Pair]:
+    """The pair at or after a key, and the one before it if the key is not there itself; both checked. Empty for none.
 
     A key that decayed is where LMDB searches for the original, and its checksum is wrong; a page above that decayed
     leads to keys out of order. So what hides an entry is `Damaged`, where a plain lookup would report it as missing.
     """
-    after: tuple[bytes, Entry | None] = (b"", None)
+    after = _NO_PAIR
     if cursor.set_range(sought):
-        key, value = cursor.item()
-        after = key, decode(key, value, log)
+        after = key, value = cursor.item()
+        check(key, value, log)
         if key == sought:
-            return after, (b"", None)
+            return after, _NO_PAIR
         there, in_order = cursor.prev(), key > sought
     else:
         there, in_order = cursor.last(), True
     if not there:
-        return after, (b"", None)
-    key, value = cursor.item()
+        return after, _NO_PAIR
+    before = key, value = cursor.item()
+    check(key, value, log)
     if not in_order or key >= sought:
         raise Damaged(f"{log}, key {sought.hex()}", "the keys around it are out of order")
-    return after, (key, decode(key, value, log))
+    return after, before
 
 
 def _at_or_before(cursor: lmdb.Cursor[bytes], key: bytes) -> bool:

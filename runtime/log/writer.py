@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ..errors import CallerError, Damaged, Fenced, InvalidId, Refusal
@@ -164,10 +163,12 @@ class LmdbLog(LmdbReader):
         def look(transaction: lmdb.Transaction[bytes]) -> tuple[int, Set[StreamId]]:
             head, recent, found = self.last_position(transaction), self._recent, set()
             for stream in streams if recent.head == head else ():
-                with suppress(Damaged, InvalidId):
+                try:
                     key = checked_stream(stream)
                     if not recent.version(key) and not self.indexed_version(transaction, key):
                         found.add(stream)
+                except (Damaged, InvalidId):  # loading it raises that
+                    continue
             return head, found
 
         self._new = self.environment.read(look)
