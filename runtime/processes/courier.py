@@ -750,7 +750,7 @@ class Courier:
             if command is None:
                 return
         stream = command.stream
-        if delivery.kind == SEND and (held := self._held.get(self._partition_of(stream))) is not None:
+        if self._held and delivery.kind == SEND and (held := self._held.get(self._partition_of(stream))) is not None:
             delivery.command = delivery.step = None
             held.append(delivery)
             return

@@ -62,6 +62,9 @@ __all__ = [
 
 _WHY_CHARS_MAX: Final = 500
 
+_pack: Final = msgpack.Packer(autoreset=True).pack
+"""Safe to share between threads: it runs no Python while it packs plain values. A third of the time of `packb`."""
+
 EVENT_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 8192
 """Of an event that is an input: an input is a message itself, and one that waits is part of another. What surrounds it
 has under 3 KB."""
@@ -172,7 +175,7 @@ def _event_input(
     source, version = stored.stream, stored.version
     input_id = step_id("event", target[0], source[0], source[1], version, *origin)
     correlation_id = stored.correlation_id or stored.command_id
-    head = msgpack.packb(
+    head = _pack(
         (
             source[0],
             source[1],
@@ -212,7 +215,7 @@ def _input(
     causation_id: bytes,
     content: bytes,
 ) -> PackedCommand:
-    payload = msgpack.packb(fields)
+    payload = _pack(fields)
     return PackedCommand(
         input_id, stream, Input.message_name, payload, ANY, correlation_id, causation_id, content, False
     )
@@ -229,7 +232,7 @@ def outcome_input(step: StoredStep, sent: Sent, outcome: Outcome) -> PackedComma
     fields = {
         "kind": OUTCOME,
         "input_id": input_id,
-        "head": msgpack.packb((sent.number, result, sent.send_id)),
+        "head": _pack((sent.number, result, sent.send_id)),
         "payload": payload,
         "again": False,
         "park": "",

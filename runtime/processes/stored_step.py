@@ -149,7 +149,7 @@ def _of_process(stored: StoredEvent) -> StoredStep:
         body = msgpack.unpackb(msgpack.unpackb(stored.payload)["body"], strict_map_key=False)
         how, kind, head, input_id, waits, _, parked, outputs = body[:8]
         sends, timers, forgotten = _outputs(stored, outputs) if outputs else _NOTHING
-        codes = [entry[0] for entry in outputs]
+        by_code = {entry[0]: entry for entry in outputs}
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise Damaged(f"event {stored.position}", f"it is not a step of a process: {error}") from error
     in_vain = bool(parked) and not waits and how != DIRECT
@@ -166,20 +166,19 @@ def _of_process(stored: StoredEvent) -> StoredStep:
         sends,
         timers,
         forgotten,
-        RESUME in codes,
-        ENDED in codes,
+        RESUME in by_code,
+        ENDED in by_code,
         parked,
         bool(waits),
         body[10] if len(body) > 10 else 0,
         stored.recorded_at_us,
-        _attempt(stored, outputs),
+        _attempt(stored, by_code.get(BEGUN)),
         _attempt_ended(how, kind, head),
-        next((bool(entry[1]) for entry in outputs if entry[0] == SWITCH), None),
+        bool(by_code[SWITCH][1]) if SWITCH in by_code else None,
     )
 
 
-def _attempt(stored: StoredEvent, outputs: list[Any]) -> Attempt | None:
-    begun = next((entry for entry in outputs if entry[0] == BEGUN), None)
+def _attempt(stored: StoredEvent, begun: list[Any] | None) -> Attempt | None:
     return None if begun is None else Attempt(begun[1], begun[2], begun[3], begun[4], begun[5], stored.recorded_at_us)
 
 
