@@ -61,8 +61,8 @@ def checked_timeout(timeout_s: object) -> float:
 def checked_class(argument: str, given: object, base: type[T]) -> type[T]:
     """A class derived from `base`. Raises `InvalidMessage` for what is none."""
     if not isinstance(given, type) or not issubclass(given, base) or given is base:
-        told = given.__name__ if isinstance(given, type) else shown(given)
-        raise InvalidMessage(argument, f"{told} is not a subclass of {base.__name__}", "give the class itself")
+        text = given.__name__ if isinstance(given, type) else shown(given)
+        raise InvalidMessage(argument, f"{text} is not a subclass of {base.__name__}", "give the class itself")
     return given
 
 

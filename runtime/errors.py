@@ -346,14 +346,14 @@ class Rejected(Refusal):
         return _stream_named(self._stream) if self._stream else None
 
     @classmethod
-    def told(cls, reason: str, facts: dict[str, Any], stream: str, command: str) -> Self:
+    def with_facts(cls, reason: str, facts: dict[str, Any], stream: str, command: str) -> Self:
         """The rejection as the caller gets it: with the stream and the command."""
         rejected = cls(reason, **facts)
         rejected._stream, rejected.command = stream, command
         return rejected
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return (type(self).told, (self.reason, self.facts, self._stream, self.command))
+        return (type(self).with_facts, (self.reason, self.facts, self._stream, self.command))
 
     def sentence(self) -> str:
         facts = ", ".join(f"{name}={shown(value, _FACT_CHARS_MAX)}" for name, value in self.facts.items())

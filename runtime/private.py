@@ -12,7 +12,7 @@ Rules kept here:
 - what exists and is open to others is tightened, which is logged once for each store. Only rights of others are taken
   away, only from what belongs to a store or a node, and never through a link in it
 - a path that other users can predict, in a folder that they can write to (`/tmp`), is checked up to the root: a folder
-  above it that others may rename would let them put a folder of their own in its place (`check_way`)
+  above it that others may rename would let them put a folder of their own in its place (`check_parents`)
 
 Who is trusted: this user, and root, as in SECURITY.md. A process of root opens for writing what belongs to root only.
 """
@@ -35,7 +35,7 @@ __all__ = [
     "FILE_MODE",
     "FOLDER_MODE",
     "check_owner",
-    "check_way",
+    "check_parents",
     "make_private_folder",
     "open_private",
     "private_temporary_folder",
@@ -131,7 +131,7 @@ def check_owner(path: Path) -> None:
         _check(path, path.lstat())
 
 
-def check_way(folder: Path) -> None:
+def check_parents(folder: Path) -> None:
     """Raise `NotPrivate` if another user could put something else in the place of this folder.
 
     That is so if a folder above it, or a link on the way to it, belongs to a user other than this one and root, or may
@@ -165,7 +165,7 @@ def private_temporary_folder() -> Path:
     if not folder.is_symlink() and folder.is_dir() and folder.lstat().st_uid == os.geteuid():
         _tighten_one(folder)  # earlier versions have made it with too wide a mode
     _check_is_private(folder, folder.lstat())
-    check_way(folder)
+    check_parents(folder)
     return folder
 
 

@@ -39,7 +39,7 @@ from .effects.results import Declined, Done, NotDone, Result, Unknown, packed_re
 from .encoding.catalogue import Catalogue
 from .encoding.codec import decode_message, decode_payload, encode_checked
 from .encoding.envelope import Envelope, PackedCommand, pack
-from .encoding.facts import as_told
+from .encoding.facts import as_answered
 from .encoding.forms import PACKER_BYTES, stored_form
 from .encoding.outputs import step_id
 from .encoding.saved_state import check_annotations, checked_state, decode_state, encode_state
@@ -252,7 +252,7 @@ class AggregateCase(Generic[A]):
             raise AssertionError(f"{method} changed {name} of the state; {remedy}")
         if isinstance(decided, Rejected):
             stream = StreamId(self.aggregate.aggregate_type, self.aggregate.id)
-            refused = as_told(decided, str(stream), command.message_name)
+            refused = as_answered(decided, str(stream), command.message_name)
             return Outcome(self.aggregate, command, refused, self._known, self._history)
         yielded = decided.yielded if isinstance(decided, Decision) else decided
         seen = [_through_codec(one) if isinstance(one, Event) else one for one in yielded]
@@ -562,7 +562,7 @@ class ProcessCase(Generic[In]):
         """The command of this class that was sent first, of those that are not answered, is refused."""
         __tracebackhide__ = True
         step, sent = self._answered(command, "refused")
-        refused = as_told(Rejected(reason, **facts), str(sent.stream), sent.name)
+        refused = as_answered(Rejected(reason, **facts), str(sent.stream), sent.name)
         self._run([outcome_input(step, sent, refused)])
         return self
 
@@ -714,8 +714,8 @@ class ProcessCase(Generic[In]):
             if self._id is None:
                 self._id = one.stream.id
             if one.stream.id not in (self._id, UNROUTED):
-                told = f"{_shown(event)} is for the instance {one.stream.id!r}, and this is {self._id!r}"
-                raise AssertionError(told)
+                text = f"{_shown(event)} is for the instance {one.stream.id!r}, and this is {self._id!r}"
+                raise AssertionError(text)
         return inputs
 
     def _answered(self, command: type[Command], how: str) -> tuple[StoredStep, Sent]:

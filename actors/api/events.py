@@ -146,7 +146,7 @@ class Events(Generic[OneOf]):
 
     async def _fill(self) -> None:
         """Read a page in a thread, or wait for the one that is being read for a cancelled call."""
-        if self._pages.under_way or not self._range.buffered:
+        if self._pages.begun or not self._range.buffered:
             await self._pages.fill()
 
 

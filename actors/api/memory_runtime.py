@@ -325,8 +325,8 @@ def _named_fakes(application: Application, fakes: Mapping[Callable[..., Any], Fa
                 raise InvalidMessage(_SYSTEM, f"{name} calls the outside, and has no fake", remedy)
             found[name] = left.pop(method.function)
     for one in left:
-        told = getattr(one, "__qualname__", repr(one))
-        raise InvalidMessage(_SYSTEM, f"the fake is of {told}, which is no function of its effects", "leave it out")
+        shown = getattr(one, "__qualname__", repr(one))
+        raise InvalidMessage(_SYSTEM, f"the fake is of {shown}, which is no function of its effects", "leave it out")
     return found
 
 

@@ -87,7 +87,7 @@ def _disown_in_child() -> None:
             verbs._running = None
             what = f"process {os.getpid()} was forked from process {os.getppid()}, which has this runtime open"
             remedy = 'connect to its system in the child, or start it with multiprocessing.get_context("spawn")'
-            verbs._told_not_running = f"{what} and alone can use it; {remedy}"
+            verbs._why_not_running = f"{what} and alone can use it; {remedy}"
 
 
 os.register_at_fork(after_in_child=_disown_in_child)
@@ -111,8 +111,8 @@ class Operations:
             return (await bank.state_at(Account, account)).balance
     """
 
-    def __init__(self, told_not_running: str) -> None:
-        self._told_not_running = told_not_running
+    def __init__(self, why_not_running: str) -> None:
+        self._why_not_running = why_not_running
         self._running: System | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         """On which it was started."""
@@ -363,7 +363,7 @@ class Operations:
         `CallerError`, for a `timeout_s` that is not a positive number."""
         timeout_s = checked_timeout(timeout_s)
         if (running := self._running) is None:
-            return nothing_runs(self._told_not_running)
+            return nothing_runs(self._why_not_running)
         self._check_loop()
         return await running.health(timeout_s)
 
@@ -658,7 +658,7 @@ class Operations:
     @property
     def _active(self) -> System:
         if self._running is None:
-            raise CallerError(self._told_not_running)
+            raise CallerError(self._why_not_running)
         return self._running
 
 

@@ -23,7 +23,7 @@ class PageReader:
         self._filling: asyncio.Future[None] | None = None
 
     @property
-    def under_way(self) -> bool:
+    def begun(self) -> bool:
         """Whether a page is being read, or was for a cancelled call."""
         return self._filling is not None
 

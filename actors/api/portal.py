@@ -164,7 +164,7 @@ class Portal(_Caller):
         """What serves this program now, what does not, and why; see `Runtime.health`."""
         timeout_s = checked_timeout(timeout_s)
         if self._loop is None or os.getpid() != self._process:
-            return nothing_runs(self._runtime._told_not_running)
+            return nothing_runs(self._runtime._why_not_running)
         return self._wait(self._runtime.health(timeout_s))
 
     @property
@@ -189,7 +189,7 @@ class Portal(_Caller):
     def _wait(self, doing: Coroutine[Any, Any, T]) -> T:
         if self._loop is not None and os.getpid() != self._process:
             doing.close()
-            raise CallerError(self._runtime._told_not_running)
+            raise CallerError(self._runtime._why_not_running)
         if threading.current_thread() is self._thread:
             doing.close()
             _check_thread(self._thread)

@@ -126,7 +126,7 @@ class Subscription(Generic[OneOf]):
             while not follower.closed:
                 if feed.asked():
                     await asyncio.to_thread(feed.save)
-                if self._pages.under_way or (not feed.buffered and await self._has_news()):
+                if self._pages.begun or (not feed.buffered and await self._has_news()):
                     await self._pages.fill()
                     follower.pace.news()
                 if feed.buffered:

@@ -284,8 +284,8 @@ async def _results(function: Callable[..., Iterator[Any]], *arguments: Any) -> A
         cause = getattr(error, "cause", None)
         if isinstance(cause, RayfoldError):
             raise cause from None
-        told = " ".join(str(cause or error).split())
-        raise Unavailable("time travel", f"the task that reads the log failed: {told:.300}") from error
+        text = " ".join(str(cause or error).split())
+        raise Unavailable("time travel", f"the task that reads the log failed: {text:.300}") from error
 
 
 async def _results_here(running: Iterator[Any]) -> AsyncIterator[Any]:

@@ -114,8 +114,8 @@ def check_anchor(store: ReadableStore, file: Path, public_key: Path | None) -> b
         )
     if public_key is None:
         who = f"signed with the key {found.public_key}" if found.signature else "not signed"
-        told = f"the anchor is {escape(who)}; --public-key FILE compares with the one you know"
-        complaints.print(told, soft_wrap=True)
+        text = f"the anchor is {escape(who)}; --public-key FILE compares with the one you know"
+        complaints.print(text, soft_wrap=True)
     return not differing
 
 
@@ -167,13 +167,13 @@ def _compare_with_last(store: ReadableStore, content: bytes | None, where: str, 
     last: Anchor = Anchor.from_json(content)
     last.check_signature(key.public_key)
     if differing := differences(last, store):
-        told = "; ".join(what if one < 0 else f"partition {one}: {what}" for one, what in differing.items())
-        raise Damaged(f"the store, compared with {where},", told)
+        text = "; ".join(what if one < 0 else f"partition {one}: {what}" for one, what in differing.items())
+        raise Damaged(f"the store, compared with {where},", text)
 
 
-def _seconds(told: str) -> float:
-    found = re.fullmatch(r"(\d{1,6})([smhd])", told)
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not INTERVAL_MIN_S <= seconds <= INTERVAL_MAX_S:
-        raise InvalidMessage("--every", f"{told!r} is not a time", "write a number with s, m, h or d, as in 1h")
+        raise InvalidMessage("--every", f"{text!r} is not a time", "write a number with s, m, h or d, as in 1h")
     return seconds

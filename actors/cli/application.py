@@ -169,8 +169,8 @@ def _deploy(
             if one.projection in ended:
                 continue
             far = f"{one.events:,} of {one.of:,} events" if one.of else "it opens what it has saved"
-            told = f"projection {one.projection} is still catching up: {far}; it answers from where it is"
-            console.print(escape(told), soft_wrap=True)
+            text = f"projection {one.projection} is still catching up: {far}; it answers from where it is"
+            console.print(escape(text), soft_wrap=True)
         for projection, why in ended.items():
             complaints.print(escape(f"projection {projection} has stopped: {why}"), soft_wrap=True)
         return bool(ended)
@@ -240,10 +240,10 @@ def joined(address: str) -> Iterator[Cluster]:
         cluster.stop()
 
 
-def is_application(told: Path) -> bool:
+def is_application(named: Path) -> bool:
     """Whether what stands where a directory may stand is not that of a store, and may be the name of an application:
     the folder of the application's package often has the same name."""
-    return len(told.parts) == 1 and not (told / MANIFEST).exists()
+    return len(named.parts) == 1 and not (named / MANIFEST).exists()
 
 
 @contextmanager
@@ -289,13 +289,13 @@ def _moving(app: str | None, address: str, do: Callable[[BlockingConnection], li
         return do(bank)
 
 
-def application_at(told: str) -> Application:
+def application_at(named: str) -> Application:
     """The `Application` at MODULE:NAME, imported from the present directory. Raises `CallerError`, `UnknownName`."""
     from ..packaging.application import Application
 
-    module_name, colon, name = told.partition(":")
+    module_name, colon, name = named.partition(":")
     if not (colon and module_name and name):
-        raise CallerError(f"{told!r} is not a MODULE:NAME; write it as in `rayfold deploy bank.app:bank`")
+        raise CallerError(f"{named!r} is not a MODULE:NAME; write it as in `rayfold deploy bank.app:bank`")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -311,7 +311,7 @@ def application_at(told: str) -> Application:
         known = [key for key, value in vars(module).items() if isinstance(value, Application)]
         if found is None:
             raise UnknownName(f"Application in {module_name}", name, known)
-        raise CallerError(f"{told} is a {type(found).__name__}, not an Application")
+        raise CallerError(f"{named} is a {type(found).__name__}, not an Application")
     return found
 
 

@@ -121,15 +121,15 @@ def _readers(store: Path, address: str) -> Iterator[tuple[dict[int, Reader], Pat
         yield found, folder
 
 
-def _older(told: str, folder: Path | None) -> Application:
+def _older(named: str, folder: Path | None) -> Application:
     """The application that `--against` names; its modules may have the names of those of the newer one."""
     if folder is None:
-        return application_at(told)
-    top = told.partition(":")[0].partition(".")[0]
+        return application_at(named)
+    top = named.partition(":")[0].partition(".")[0]
     present = {name: sys.modules.pop(name) for name in list(sys.modules) if name == top or name.startswith(f"{top}.")}
     sys.path.insert(0, str(folder.resolve()))
     try:
-        return application_at(told)
+        return application_at(named)
     finally:
         sys.path.remove(str(folder.resolve()))
         sys.modules.update(present)

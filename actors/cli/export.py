@@ -80,9 +80,9 @@ def export(
         done = _exported(store, application, names, chosen, bounds, Path(to), overwrite)
     files = f"{len(done.files):,} file{'' if len(done.files) == 1 else 's'}"
     unread = f", of which the classes cannot read {done.unreadable:,}" if done.unreadable else ""
-    until_told = " ".join(f"{partition}={position}" for partition, position in done.until.items())
+    until_text = " ".join(f"{partition}={position}" for partition, position in done.until.items())
     console.print(
-        f"{done.events:,} events{unread}, {done.size_bytes:,} bytes in {files} ({escape(str(to))}); to {until_told}",
+        f"{done.events:,} events{unread}, {done.size_bytes:,} bytes in {files} ({escape(str(to))}); to {until_text}",
         soft_wrap=True,
     )
     write_report(json_file, done._asdict())

@@ -68,8 +68,8 @@ def logs(
     session = next(sessions_of(actor_in), None)
     shown_as = partial(_shown_name, _node_names(directory))
     if session is None and not follow:
-        told = f"{directory}: no lines of its actors are left on this machine"
-        complaints.print(escape(told), soft_wrap=True)
+        text = f"{directory}: no lines of its actors are left on this machine"
+        complaints.print(escape(text), soft_wrap=True)
         raise typer.Exit(NOTHING)
     looks = 0
     with suppress(KeyboardInterrupt, BrokenPipeError):
@@ -128,13 +128,13 @@ def _named(directory: Path) -> Callable[[str], str]:
     elif (there := _systems_in(directory)) or (directory / CLUSTER_FILE).exists():
         system = "|".join(map(re.escape, there)) or "(?!)"
         if len(there) > 1:
-            return lambda told: told if rest_of_name(system).fullmatch(told) else ""
+            return lambda text: text if rest_of_name(system).fullmatch(text) else ""
     elif is_application(directory):
         system = re.escape(str(directory))
     else:
         system = f".*-{open_store(directory).store_id[:8]}"
     name = rest_of_name(system)
-    return lambda told: found[1] if (found := name.fullmatch(told)) is not None else ""
+    return lambda text: found[1] if (found := name.fullmatch(text)) is not None else ""
 
 
 def _systems_in(directory: Path) -> set[str]:
@@ -149,13 +149,13 @@ def _maps_in(directory: Path) -> Iterator[tuple[str, PartitionMap]]:
             yield share.name, read[0]
 
 
-def _time(told: str) -> datetime:
+def _time(text: str) -> datetime:
     """The moment that `--since` means. Raises `CallerError`."""
-    if (age := re.fullmatch(r"(\d{1,9})([smhd])", told)) is not None:
+    if (age := re.fullmatch(r"(\d{1,9})([smhd])", text)) is not None:
         return datetime.now(UTC) - timedelta(seconds=int(age[1]) * _UNITS[age[2]])
     try:
-        moment = datetime.fromisoformat(told)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         what = "is neither an age such as 10m nor a time such as 2013-11-01T10:00"
-        raise CallerError(f"--since {told!r} {what}") from None
+        raise CallerError(f"--since {text!r} {what}") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -156,9 +156,9 @@ def _partitions_with(store: AnyStore, stream: StreamId) -> list[int]:
     return found or [store.partition_of(stream)]
 
 
-def _end_at_once(told: str) -> NoReturn:
+def _end_at_once(text: str) -> NoReturn:
     """The Ray that was joined is gone, and what is left of it in this process would wait for it for a minute."""
-    complaints.print(escape(told), soft_wrap=True)
+    complaints.print(escape(text), soft_wrap=True)
     sys.stdout.flush()
     os._exit(NOT_RUNNING)
 
@@ -206,8 +206,8 @@ def _show_heads(store: Store, why: str, json_file: Path | None) -> None:
             partitions.append(PartitionStatus(number, 0, reader.epoch(), reader.head(), False, None))
         finally:
             reader.close()
-    told = ", ".join(f"{one.partition}: {one.head:,}" for one in partitions)
-    console.print(f"the log has events up to, by partition, {told}", soft_wrap=True)
+    positions = ", ".join(f"{one.partition}: {one.head:,}" for one in partitions)
+    console.print(f"the log has events up to, by partition, {positions}", soft_wrap=True)
     write_report(json_file, as_values(Status(partitions, [], []), store, holder_of(store.path)))
 
 

@@ -111,8 +111,8 @@ def _show(status: Status) -> None:
     if all(one.courier is None for one in status.partitions):
         console.print("no processes run here")
         return
-    told = [line for one in status.partitions if one.courier for line in couriers_troubles(one.courier)]
-    console.print(Group(couriers(status), *map(escape, told)))
+    lines = [line for one in status.partitions if one.courier for line in couriers_troubles(one.courier)]
+    console.print(Group(couriers(status), *map(escape, lines)))
 
 
 def _values(status: Status) -> list[dict[str, Any]]:

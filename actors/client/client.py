@@ -131,18 +131,18 @@ class Client:
             one.give_up(why)
 
     def attach(self, partitions: Sequence[Any]) -> None:
-        """These are the partitions' actors, after `detach`; `serve` and `tell_unavailable` set the rest."""
+        """These are the partitions' actors, after `detach`; `serve` and `set_unavailable` set the rest."""
         for number, actor in enumerate(partitions):
             self._router.replace(number, actor)
-        self._router.tell_unavailable({})
+        self._router.set_unavailable({})
 
     def replace_partition(self, partition: int, actor: Any) -> None:
         """Commands to this partition go to another actor from now on."""
         self._router.replace(partition, actor)
 
-    def tell_unavailable(self, unavailable: Mapping[int, str]) -> None:
+    def set_unavailable(self, unavailable: Mapping[int, str]) -> None:
         """Commands to these partitions are refused at once, and to no others: nothing reaches them, and why."""
-        self._router.tell_unavailable(unavailable)
+        self._router.set_unavailable(unavailable)
 
     def send(self, envelope: Envelope, timeout_s: float | None = None) -> asyncio.Future[Outcome]:
         """Pack and send a command; the future gets its outcome as a value. Raises `CallerError`s and `Overloaded`."""
@@ -331,9 +331,9 @@ async def _visible(serving: QueryRouter, receipt: Receipt, deadline_s: float) ->
         await serving.everywhere({partition: position}, deadline_s)
     except RayfoldError as error:
         why = str(error) if isinstance(error, NotYetVisible) else f"{serving.name} cannot show them: {error}"
-        told = NotYetVisible(serving.name, partition, position, serving.reached(partition), why)
-        told.receipt = receipt
-        raise told from error
+        late = NotYetVisible(serving.name, partition, position, serving.reached(partition), why)
+        late.receipt = receipt
+        raise late from error
 
 
 def _packed(projection: type[Projection], query: Query[Any], serving: QueryRouter) -> PackedQuery:

@@ -75,7 +75,7 @@ class CommandRouter:
 
     def detach(self, why: str) -> None:
         """The connection to all actors is lost. Until `replace` has given each partition an actor, and
-        `tell_unavailable` allows its use, what is submitted is refused at once with this reason. What is on its way is
+        `set_unavailable` allows its use, what is submitted is refused at once with this reason. What is on its way is
         sent again then, or is `Unavailable` at its deadline."""
         for destination in [*self._routing.partitions, *self._routing.routes.values()]:
             destination.transport.close()
@@ -90,7 +90,7 @@ class CommandRouter:
         self._routing.give_up(why)
         self._carry_out()
 
-    def tell_unavailable(self, unavailable: Mapping[int, str]) -> None:
+    def set_unavailable(self, unavailable: Mapping[int, str]) -> None:
         """These partitions, and no others, cannot be reached now: why."""
         self._routing.unavailable = dict(unavailable)
 

@@ -41,7 +41,7 @@ async def merge_in_thread(name: str, merge: Callable[[], Any], timeout_s: float)
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     _threads.begin(future, name, merge)
-    late = loop.call_later(timeout_s, _tell, future, Unavailable(name, "its merge= did not return in time"))
+    late = loop.call_later(timeout_s, _resolve, future, Unavailable(name, "its merge= did not return in time"))
     try:
         return await future
     finally:
@@ -89,24 +89,24 @@ class _Threads:
             if not future.done():  # else no caller waits for it any more
                 self._has_done(future, _merged(name, merge))
 
-    def _has_done(self, future: asyncio.Future[Any], told: Any) -> None:
+    def _has_done(self, future: asyncio.Future[Any], outcome: Any) -> None:
         loop = future.get_loop()
         with self._changed:
             done = self._done.setdefault(loop, [])
-            done.append((future, told))
+            done.append((future, outcome))
             wakes = len(done) == 1
         if wakes:
             try:
-                loop.call_soon_threadsafe(self._tell_all, loop)
+                loop.call_soon_threadsafe(self._resolve_all, loop)
             except RuntimeError:  # it has been closed
                 with self._changed:
                     self._done.pop(loop, None)
 
-    def _tell_all(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _resolve_all(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._changed:
             done = self._done.pop(loop, [])
-        for future, told in done:
-            _tell(future, told)
+        for future, outcome in done:
+            _resolve(future, outcome)
 
 
 def _merged(name: str, merge: Callable[[], Any]) -> Any:
@@ -118,9 +118,9 @@ def _merged(name: str, merge: Callable[[], Any]) -> Any:
         return HandlerFailed.caused_by("its @answer(merge=...)", name, error)
 
 
-def _tell(future: asyncio.Future[Any], told: Any) -> None:
+def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
     if not future.done():
-        future.set_result(told)
+        future.set_result(outcome)
 
 
 _threads: Final = _Threads()

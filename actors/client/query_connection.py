@@ -29,14 +29,14 @@ class QueryConnection(GreetedConnection):
 
     def __init__(
         self,
-        tell_reached: Callable[[Reached], None],
-        tell_lost: Callable[[QueryConnection], None],
+        on_reached: Callable[[Reached], None],
+        on_lost: Callable[[QueryConnection], None],
         store_id: str = "",
     ) -> None:
         """`store_id`: that of the projector's store, if it is known."""
         super().__init__("projector", store_id)
         self._protocol = self.protocol_class()
-        self._tell_reached, self._tell_lost = tell_reached, tell_lost
+        self._on_reached, self._on_lost = on_reached, on_lost
         self._calls: dict[int, Callable[[Answer], None]] = {}
         self._retired = False
 
@@ -71,7 +71,7 @@ class QueryConnection(GreetedConnection):
         """See `GreetedConnection`."""
         for call, answer in self._protocol.receive(data):
             if isinstance(answer, Reached):
-                self._tell_reached(answer)
+                self._on_reached(answer)
             elif isinstance(answer, SomeAnswered) and answer.left:
                 self._calls[call](answer)
             else:
@@ -82,6 +82,6 @@ class QueryConnection(GreetedConnection):
 
     def end(self) -> None:
         """See `GreetedConnection`."""
-        self._tell_lost(self)
+        self._on_lost(self)
         for call in self._protocol.end():
             self._calls.pop(call)(None)

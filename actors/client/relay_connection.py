@@ -54,7 +54,7 @@ class RelayConnection(asyncio.Protocol):
         self.other_user: NotPrivate | None = None
         """A process of another user listens at the other end, which is why it is lost."""
         self._handshake = Handshake("system", store_id, proof=proof)
-        self.tell_lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         """Called once the connection is lost, if the program uses it."""
         self._records = records
         self._reader = FrameReader(ANSWER_BYTES_MAX)
@@ -112,8 +112,8 @@ class RelayConnection(asyncio.Protocol):
         for future, limit in waiting.values():
             limit.cancel()
             _fail(future, ActorUnavailableError(self.lost))
-        if self.tell_lost is not None:
-            self.tell_lost()
+        if self.on_lost is not None:
+            self.on_lost()
 
     def call(self, target: str, method: str, timeout_s: float, arguments: tuple[Any, ...]) -> Future[Any]:
         """Have the other program call a method. The future fails if the connection does."""

@@ -222,7 +222,7 @@ class ReplicaPool:
         self._name = name
         self._settings = settings
         self._store_id = store_id
-        self._turn = 0
+        self._rotation = 0
         self._former: list[_Replica] = []
         """Replicas that were replaced, whose connections end with what is in flight on them."""
         self._gathering: _Replica | None = None
@@ -273,8 +273,8 @@ class ReplicaPool:
         def new_connection() -> QueryConnection:
             return self.connection_class(reached, lost, self._store_id)
 
-        def reached(told: Reached) -> None:
-            replica.saw(told.positions, told.incarnation)
+        def reached(place: Reached) -> None:
+            replica.saw(place.positions, place.incarnation)
 
         def lost(connection: QueryConnection) -> None:
             search.lost(connection, answered=connection.answered)
@@ -398,12 +398,12 @@ class ReplicaPool:
         replica.in_flight += 1
         self._note(asked, left_s)
         try:
-            told = await asked.future
+            outcome = await asked.future
         finally:
             self._pending.discard(asked)
-        if isinstance(told, RayfoldError):
-            raise told
-        return told is not _GONE
+        if isinstance(outcome, RayfoldError):
+            raise outcome
+        return outcome is not _GONE
 
     def actors(self) -> list[Any]:
         """Those that are asked."""
@@ -433,11 +433,11 @@ class ReplicaPool:
         if len(self._replicas) == 1:
             return self._replicas[0]
         now = self._loop.time()
-        self._turn += 1
-        turn, count = self._turn, len(self._replicas)
+        self._rotation += 1
+        rotation, count = self._rotation, len(self._replicas)
         return min(
             self._replicas,
-            key=lambda r: (r.left_out_until_s > now, not r.has(after), r.in_flight, (r.number + turn) % count),
+            key=lambda r: (r.left_out_until_s > now, not r.has(after), r.in_flight, (r.number + rotation) % count),
         )
 
     def _send(self, replica: _Replica, batch: Sequence[_Asked]) -> None:
@@ -454,7 +454,7 @@ class ReplicaPool:
         if (connection := call.replica.search.connection) is not None:
             call.connection = connection
             self._limit(call, self._settings.attempt_timeout_s)
-            connection.ask(queries, needs, alone, call.apart, partial(self._told, call))
+            connection.ask(queries, needs, alone, call.apart, partial(self._on_answer, call))
         else:
             self._start(call, self._settings.attempt_timeout_s, "ask", queries, needs, alone, call.apart)
 
@@ -485,7 +485,7 @@ class ReplicaPool:
         replica.parked_bytes += sum(asked.waiting_bytes for asked in batch)
         queries = join_queries([asked.packed for asked in batch])
         waits = [(min(max(0.0, asked.deadline_s - now), LEFT_MAX_S), asked.after) for asked in batch]
-        connection.wait(queries, waits, partial(self._told, call))
+        connection.wait(queries, waits, partial(self._on_answer, call))
         if not replica.checking:
             replica.checking = True
             self._loop.call_later(self._settings.attempt_timeout_s, self._check, replica)
@@ -499,7 +499,7 @@ class ReplicaPool:
             call = _Call(replica, None, ())
             call.connection = connection
             self._limit(call, self._settings.attempt_timeout_s)
-            connection.ask(join_queries(()), {}, True, False, partial(self._told, call))
+            connection.ask(join_queries(()), {}, True, False, partial(self._on_answer, call))
             self._loop.call_later(self._settings.attempt_timeout_s, self._check, replica)
 
     def _limit(self, call: _Call, timeout_s: float) -> None:
@@ -535,7 +535,7 @@ class ReplicaPool:
             self._end(call, lambda: self._take(call, call.replies._make(answer.result())))  # a relay has made it a list
             call.replica.search.look()
 
-    def _told(self, call: _Call, answer: Answer) -> None:
+    def _on_answer(self, call: _Call, answer: Answer) -> None:
         """Over a socket: an answer, some of several, or what has kept it from being answered."""
         if isinstance(answer, SomeAnswered):
             self._take_parked(call, answer)

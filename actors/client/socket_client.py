@@ -32,13 +32,13 @@ class SocketConnection(GreetedConnection):
         self,
         client: bytes,
         batch_done: Callable[[int, bytes | None], None],
-        tell_lost: Callable[[SocketConnection], None],
+        on_lost: Callable[[SocketConnection], None],
         store_id: str = "",
     ) -> None:
         """`store_id`: that of the partition's store, if it is known."""
         super().__init__("partition", store_id)
         self._protocol = self.protocol_class(client)
-        self._came_back, self._tell_lost = batch_done, tell_lost
+        self._came_back, self._on_lost = batch_done, on_lost
 
     @property
     def answered(self) -> bool:
@@ -57,6 +57,6 @@ class SocketConnection(GreetedConnection):
 
     def end(self) -> None:
         """See `GreetedConnection`: what is in flight has failed."""
-        self._tell_lost(self)
+        self._on_lost(self)
         for attempt in self._protocol.end():
             self._came_back(attempt, None)

@@ -153,7 +153,7 @@ class _Awaited(_Source[Item]):
             async for item in items:
                 self._fetched.append((read, item))
                 self._room -= 1
-                self._tell()
+                self._notify()
                 if self._room <= 0:
                     self._allowed.clear()
                     await self._allowed.wait()
@@ -164,9 +164,9 @@ class _Awaited(_Source[Item]):
             self.failure = _as_exception(error)  # the source's own, a cancellation of what it waited for included
         finally:
             self._over = True
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if not self.arrived.done():
             self.arrived.set_result(None)
 
@@ -204,7 +204,7 @@ class _Threaded(_Source[Item]):
         """How many may have been put, in all."""
         self._changed = threading.Condition()
         """Held for a moment, while one waits for the other."""
-        self._told = self._over = self._closed = self._slow = False
+        self._notified = self._over = self._closed = self._slow = False
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(_BURST_S, self._look)
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(self._run,), name="rayfold-source", daemon=True).start()
@@ -217,14 +217,14 @@ class _Threaded(_Source[Item]):
                 put((read, item))
                 self._put += 1
                 if self._slow:
-                    self._tell()
+                    self._notify()
                 if self._put >= self._allowed and not self._more():
                     break
                 read = self.read
         except BaseException as error:
             failure = _as_exception(error)
         self.failure, self._over = failure, True
-        self._tell()
+        self._notify()
         close = getattr(self._items, "close", None)
         with contextlib.suppress(Exception):  # of a generator; the run is over
             if close is not None and self._closed:
@@ -232,14 +232,14 @@ class _Threaded(_Source[Item]):
 
     def _more(self) -> bool:
         """Wait until the next item may be fetched. False if none will be."""
-        self._tell()
+        self._notify()
         with self._changed:
             self._changed.wait_for(lambda: self._put < self._allowed or self._closed)
             return not self._closed
 
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
+    def _notify(self) -> None:
+        if not self._notified:
+            self._notified = True
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 self._loop.call_soon_threadsafe(self._arrive)
 
@@ -263,7 +263,7 @@ class _Threaded(_Source[Item]):
 
     def take(self) -> list[tuple[int, Item]]:
         """See `_Source`."""
-        self.arrived, self._told = self._loop.create_future(), False
+        self.arrived, self._notified = self._loop.create_future(), False
         over, fetched = self._over, self._fetched
         taken = [fetched.popleft() for _ in range(len(fetched))]
         self._taken += len(taken)

@@ -13,9 +13,9 @@ from ...runtime.errors import CallerError, Unavailable
 from ..os_process.reaper import MARK
 from .cluster_file import address_in
 
-__all__ = ["find_address", "is_loopback", "reach"]
+__all__ = ["find_address", "is_loopback", "check_reachable"]
 
-_REACH_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 5.0
 """Timeout of a connection to the head of a cluster before it is joined."""
 
 _ANSWER_TIMEOUT_S: Final = 15.0
@@ -93,7 +93,7 @@ def _noted_address() -> str:
         return ""
 
 
-def reach(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raise `Unavailable` soon where no head of a cluster answers: Ray itself tries for minutes, deaf to Ctrl-C."""
     if not _is_address(address):
         raise CallerError(f"the address of a Ray cluster is HOST:PORT or 'auto', not {address!r}")
@@ -112,7 +112,7 @@ def _why_not(address: str) -> str:
     its port, listen too: a head sends the settings of HTTP/2 (RFC 9113, 3.4) at each connection."""
     host, _, port = address.rpartition(":")
     try:
-        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_TIMEOUT_S)
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S)
     except (OSError, OverflowError) as error:
         return f"no process listens there: {error}"
     with connection:

@@ -22,7 +22,7 @@ from ...runtime.errors import Unavailable
 
 __all__ = ["Attachment", "head_is_away"]
 
-_REACH_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 5.0
 _LOOK_S: Final = 0.5
 """Between two attempts to reach the head while it is away."""
 
@@ -76,7 +76,7 @@ class Attachment:
         while True:
             try:
                 connecting = asyncio.open_connection(host.strip("[]"), int(port))
-                opened = await asyncio.wait_for(connecting, _REACH_TIMEOUT_S)
+                opened = await asyncio.wait_for(connecting, _CONNECT_TIMEOUT_S)
             except OSError:
                 if self.head_away_since_s is None:
                     self.head_away_since_s = time.time()

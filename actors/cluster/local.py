@@ -252,14 +252,14 @@ class LocalNodes:
         process = node.process
         assert process is not None  # it was just started, with a pipe
         assert process.stdout is not None
-        told = _line(process.stdout.fileno(), time.monotonic() + START_TIMEOUT_S)
+        report = _line(process.stdout.fileno(), time.monotonic() + START_TIMEOUT_S)
         process.stdout.close()
-        if "address" in told:
+        if "address" in report:
             self._forget = False
-            self.address = str(told["address"])
+            self.address = str(report["address"])
             return
         self._end([node], grace_s=0)
-        raise Unavailable(f"{node.name} (data folder {node.data})", told.get("error") or _why(node.data / LOG))
+        raise Unavailable(f"{node.name} (data folder {node.data})", report.get("error") or _why(node.data / LOG))
 
     def _end(self, nodes: list[LocalNode], *, grace_s: float) -> None:
         sessions = [node.session for node in nodes if node.session is not None]
@@ -297,17 +297,17 @@ def _is_free(port: int, within_s: float = 0.0) -> bool:
 
 def _line(descriptor: int, deadline: float) -> Mapping[str, Any]:
     """The one line that a node prints: its address, or an error. Empty if it ends before, or prints nothing in time."""
-    said = b""
-    while not said.endswith(b"\n"):
+    line = b""
+    while not line.endswith(b"\n"):
         readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
         if not readable:
             return {"error": f"it has not come up within {START_TIMEOUT_S:g} s"}
         read = os.read(descriptor, 65_536)
         if not read:
             return {}
-        said += read
-    told: dict[str, Any] = json.loads(said)
-    return told
+        line += read
+    report: dict[str, Any] = json.loads(line)
+    return report
 
 
 def _open_log(path: Path) -> Any:

@@ -52,7 +52,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 def main() -> None:
     """`python -m rayfold.actors.cluster.local_node`, with the plan of the node as JSON in its only argument."""
-    told = os.dup(1)  # the one line goes there; whatever Ray prints goes to the log
+    report = os.dup(1)  # the one line goes there; whatever Ray prints goes to the log
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -63,7 +63,7 @@ def main() -> None:
         if plan["forget"]:  # only now: before the hold, it may be that of a running cluster
             shutil.rmtree(Path(plan["data"]) / GCS_FOLDER, ignore_errors=True)
         node = _start(plan)
-        with os.fdopen(told, "w") as line:
+        with os.fdopen(report, "w") as line:
             line.write(json.dumps({"address": node.gcs_address}) + "\n")
         try:
             _watch(node)
@@ -71,7 +71,7 @@ def main() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come with the end of standard input: once is enough
             node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
     except RayfoldError as error:
-        os.write(told, (json.dumps({"error": str(error)}) + "\n").encode())
+        os.write(report, (json.dumps({"error": str(error)}) + "\n").encode())
         sys.exit(2)
     finally:
         _end_the_rest(Path(plan["data"]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...runtime.errors import CallerError, RayfoldError, Unavailable
-from .addresses import find_address, is_loopback, reach
+from .addresses import check_reachable, find_address, is_loopback
 from .environment import OBJECT_STORE_BYTES, OWN_ACTOR_SLOT, kept_from_processes, prepare_environment
 from .local import LocalCluster, LocalNodes
 from .names import systems_in
@@ -119,16 +119,16 @@ class Cluster:
         except RayfoldError:
             raise
         except Exception as error:  # Ray has no class of its own for it
-            told = " ".join(str(error).split())
+            text = " ".join(str(error).split())
             remedy = "on a machine that is too busy it may later"
-            raise Unavailable("the Ray of this program", f"does not come up: {told:.300}; {remedy}") from error
+            raise Unavailable("the Ray of this program", f"does not come up: {text:.300}; {remedy}") from error
         return cls._connected(session)
 
     @classmethod
     def _join(cls, wanted: str, folder: Path) -> Cluster:
         address = find_address(folder) if wanted == "auto" else wanted
         prepare_environment(loopback=is_loopback(address))
-        reach(address)
+        check_reachable(address)
         import ray
 
         if ray.is_initialized():
@@ -143,9 +143,9 @@ class Cluster:
         try:
             return cls._connected(RaySession.join(join, starts=False))
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            told = " ".join(str(error).split())
+            text = " ".join(str(error).split())
             remedy = "see whether it runs and whether this user has its token; `rayfold up` starts one here"
-            raise Unavailable(f"the Ray cluster {address!r}", f"cannot be joined: {told:.300}; {remedy}") from error
+            raise Unavailable(f"the Ray cluster {address!r}", f"cannot be joined: {text:.300}; {remedy}") from error
 
     @classmethod
     def inside(cls) -> Cluster:

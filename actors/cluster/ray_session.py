@@ -43,7 +43,7 @@ ends as soon as it is up, or with the program."""
 _BREAKPOINT: Final = "PYTHONBREAKPOINT"
 """Python's own variable: what `breakpoint()` calls."""
 
-_UNDER_WAY_S: Final = 0.02
+_LAST_CALLS_S: Final = 0.02
 """For calls that are entering Ray at the moment when the way is closed: microseconds."""
 
 _ENDING_S: Final = 5.0
@@ -178,7 +178,7 @@ def _shut_down() -> None:
     core = getattr(present, "core_worker", None)
     if core is not None and present.mode == worker.SCRIPT_MODE:
         del present.core_worker
-        time.sleep(_UNDER_WAY_S)
+        time.sleep(_LAST_CALLS_S)
         core.shutdown_driver()
         del core
     ray.shutdown()

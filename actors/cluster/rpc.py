@@ -225,5 +225,5 @@ def kill(actor: Any) -> None:
 
 def one_line(error: object) -> str:
     """The text of an exception of Ray's, in one bounded line, without the colours that Ray gives to names."""
-    told = " ".join(_COLOURS.sub("", str(error)).split())
-    return told if len(told) <= 300 else f"{told[:297]}..."
+    text = " ".join(_COLOURS.sub("", str(error)).split())
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -180,7 +180,7 @@ class PartitionMoves:
         present, following = system.partitions.seated[partition], system.partitions.start(partition, to)
         try:
             await system.partitions.prepare(partition, following)
-            await system.partitions.tell_residents(partition, following)
+            await system.partitions.report_residents(partition, following)
             sealing_s = time.monotonic()
             sealed = await self._seal(partition, present, to)
             try:

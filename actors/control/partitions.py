@@ -84,13 +84,15 @@ class PartitionActors:
         """Go on with the actors that an earlier supervisor has left: of each partition the one of the latest code that
         is bound to its home. Others are of a move or a deployment that was interrupted."""
         for name in sorted(names):
-            told = partition_named(name)
-            if told is None or told.number >= len(homes) or homes[told.number] != told.node_id:
+            parsed = partition_named(name)
+            if parsed is None or parsed.number >= len(homes) or homes[parsed.number] != parsed.node_id:
                 continue
-            present = self.seated.get(told.number)
-            if present is None or told.generation > present.generation:
+            present = self.seated.get(parsed.number)
+            if present is None or parsed.generation > present.generation:
                 with contextlib.suppress(ValueError):  # it has ended since
-                    self.seated[told.number] = PartitionInstance(name, told.node_id, told.generation, actor_named(name))
+                    self.seated[parsed.number] = PartitionInstance(
+                        name, parsed.node_id, parsed.generation, actor_named(name)
+                    )
 
     async def open(self, number: int) -> None:
         """Have a partition's actor open its log, if it has not. Raises what keeps it from that, and `Unavailable`."""
@@ -104,7 +106,7 @@ class PartitionActors:
         following = self.start(number, node_id, generation)
         try:
             await self.prepare(number, following)
-            await self.tell_residents(number, following)
+            await self.report_residents(number, following)
         except BaseException:
             self.kill(following.actor)
             raise
@@ -129,7 +131,7 @@ class PartitionActors:
         except Exception as error:
             raise Unavailable(f"partition {number}", f"its next actor did not start: {one_line(error)}") from error
 
-    async def tell_residents(self, number: int, following: PartitionInstance) -> None:
+    async def report_residents(self, number: int, following: PartitionInstance) -> None:
         """Send the next actor of a partition the list of what the present one has in memory, so that commands to that
         do not wait until it is loaded. If that fails, they do wait."""
         present = self.seated.get(number)

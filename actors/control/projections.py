@@ -63,10 +63,10 @@ class ClusterProjectorFleet(ProjectorFleet):
     ) -> None:
         """Go on with the projectors of this plan's code that serve, or start them. Of several builds of that code, the
         one that was made for the plan serves, or a later one that has served: a rebuild."""
-        told = {name: one for name in names if (one := projector_named(name)) is not None}
+        parsed = {name: one for name in names if (one := projector_named(name)) is not None}
         seats = {
             name: one
-            for name, one in told.items()
+            for name, one in parsed.items()
             if one.projection == projection.projection_name and generation_in(one.mark) >= plan.generation
         }
         served = await self._builds.served(projection)

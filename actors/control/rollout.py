@@ -28,12 +28,12 @@ from ..packaging.registry import (
     Deployment,
     code_of,
     deployment_of,
-    deployment_under_way,
     forget_deployments,
     plan_of,
     put_deployment,
     put_plan,
     remove_unused_code,
+    unfinished_deployment,
 )
 from ..projection.fleet import Projector, ServedBuild, all_caught_up, look_at
 from ..projection.readiness import have_stopped
@@ -123,9 +123,9 @@ class Rollout:
             self._looked.set()
             return self._end(None)
         try:
-            under_way = await self._under_way()
-            if under_way is not None and under_way.plan is not None:
-                self._prepare(under_way.plan)
+            unfinished = await self._unfinished()
+            if unfinished is not None and unfinished.plan is not None:
+                self._prepare(unfinished.plan)
                 self._looked.set()
             else:
                 self._looked.set()
@@ -154,7 +154,7 @@ class Rollout:
 
     async def _prepared(self, plan: ApplicationPlan) -> None:
         try:
-            await prepare(_NewCode(self._system, plan, self._tell), self._tell)
+            await prepare(_NewCode(self._system, plan, self._report), self._report)
         except BaseException as error:
             log.error("generation %d of %s was taken back: %s", plan.generation, self._name, error)
             self._preparing = 0
@@ -162,7 +162,7 @@ class Rollout:
             if not isinstance(error, Exception):
                 raise
         else:
-            self._tell("the supervisor")
+            self._report("the supervisor")
             self._restart()
 
     # --- after it ------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class Rollout:
         failure: RayfoldError | None = None
         try:
             async with system.changing:
-                await replace_partitions(_NewWriters(system, entry), self._tell)
+                await replace_partitions(_NewWriters(system, entry), self._report)
             await self._forget(entry)
             self.previous = None
         except RayfoldError as error:
@@ -188,9 +188,9 @@ class Rollout:
 
     # -------------------------------------------------------------------------------------------------------------
 
-    async def _under_way(self) -> Deployment | None:
+    async def _unfinished(self) -> Deployment | None:
         """What an earlier supervisor has begun, and not brought to the step that counts."""
-        return await asyncio.to_thread(deployment_under_way, self._name)
+        return await asyncio.to_thread(unfinished_deployment, self._name)
 
     async def _entry(self) -> Deployment | None:
         """Of the deployment whose plan is in charge."""
@@ -206,7 +206,7 @@ class Rollout:
     def _name(self) -> str:
         return self._system.plan.name
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         self._what = what
 
     def _end(self, failure: RayfoldError | None) -> None:
@@ -224,10 +224,10 @@ class Rollout:
 class _NewCode:
     """Steps 1 to 4 of a deployment (`rollout/plan.py`)."""
 
-    def __init__(self, system: SystemState, plan: ApplicationPlan, tell: Callable[[str], None]) -> None:
+    def __init__(self, system: SystemState, plan: ApplicationPlan, report: Callable[[str], None]) -> None:
         self._system = system
         self._plan = plan
-        self._tell = tell
+        self._report = report
         self._built: dict[str, ServedBuild] = {}
         self._held = ExitStack()
         """No other change of the projections is made meanwhile."""
@@ -337,7 +337,7 @@ class _NewCode:
                 elif loop.time() - since_s > _STALLED_S:
                     what = f"its read model has come no further in {_STALLED_S:g} s: {await self._how_far(served)}"
                     raise Unavailable(f"projection {served.projection.projection_name}", what)
-                self._tell(f"projection {served.projection.projection_name}, {await self._how_far(served)}")
+                self._report(f"projection {served.projection.projection_name}, {await self._how_far(served)}")
                 await asyncio.wait({task}, timeout=_SAMPLE_S)
             task.result()
         finally:

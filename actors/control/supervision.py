@@ -201,9 +201,9 @@ class Supervision(ActorSystem):
                 self.partitions.seated[number] = self.partitions.start(number, node_id)
         for name in names - self._in_use():
             with contextlib.suppress(ValueError):
-                actor, told = self.cluster.actor_named(name), projector_named(name)
-                if told is not None and generation_in(told.mark) < self.plan.generation:
-                    self._superseded.append(Projector(told.part, told.replica, name, Path(), actor))
+                actor, parsed = self.cluster.actor_named(name), projector_named(name)
+                if parsed is not None and generation_in(parsed.mark) < self.plan.generation:
+                    self._superseded.append(Projector(parsed.part, parsed.replica, name, Path(), actor))
                 else:
                     self.partitions.kill(actor)
 
@@ -357,15 +357,15 @@ class Supervision(ActorSystem):
 
     def unavailable(self) -> dict[int, str]:
         """Partition -> the reason why it is unavailable now."""
-        told = {}
+        reasons = {}
         for number, node_id in enumerate(self.shares.map.owners):
             if node_id not in self.shares.up:
-                told[number] = self._gone(node_id)
+                reasons[number] = self._gone(node_id)
             elif node_id in self.shares.troubles:
-                told[number] = str(self.shares.troubles[node_id])
+                reasons[number] = str(self.shares.troubles[node_id])
             elif number in self.replacements.troubles:
-                told[number] = str(self.replacements.troubles[number])
-        return told
+                reasons[number] = str(self.replacements.troubles[number])
+        return reasons
 
     def _gone(self, node_id: str) -> str:
         name, since = self.shares.map.name_of(node_id), self._gone_since.get(node_id)
@@ -410,7 +410,7 @@ class Supervision(ActorSystem):
             try:
                 view = await asyncio.to_thread(self.cluster.view)
                 if not view.is_attached:
-                    return self._give_way()
+                    return self._yield_to_newer()
                 for node_id in self._see_nodes(view.nodes):
                     self._go_on(self._welcome(self.nodes[node_id]))
                 for node_id in self.shares.troubles.keys() & self.shares.up:
@@ -427,7 +427,7 @@ class Supervision(ActorSystem):
             except Exception:  # the next check may succeed: there is no other supervisor
                 log.exception("supervising %s", self.plan.name)
 
-    def _give_way(self) -> None:
+    def _yield_to_newer(self) -> None:
         """Ray has given up the node of this process, which still runs, and starts the supervisor elsewhere: what this
         one knows is of no use any more, and it changes nothing more."""
         log.error("%s is supervised elsewhere: Ray has given this node up", self.plan.name)
@@ -510,16 +510,16 @@ class Supervision(ActorSystem):
         change, and now and then, since one that Ray has started again has only those of its plan."""
         if not self.catalogue.has_outputs and self.sinks is None:
             return
-        told, now_s = (self._partition_names(), self.unavailable()), asyncio.get_running_loop().time()
-        if told == self._named_as and now_s < self._name_again_s:
+        present, now_s = (self._partition_names(), self.unavailable()), asyncio.get_running_loop().time()
+        if present == self._named_as and now_s < self._name_again_s:
             return
-        self._named_as, self._name_again_s = told, now_s + _NAME_AGAIN_S
-        told_of: list[PartitionHandle | SinksHandle] = (
+        self._named_as, self._name_again_s = present, now_s + _NAME_AGAIN_S
+        receivers: list[PartitionHandle | SinksHandle] = (
             [*self.partitions.handles()] if self.catalogue.has_outputs else []
         )
-        for actor in told_of if self.sinks is None else [*told_of, self.sinks]:
+        for actor in receivers if self.sinks is None else [*receivers, self.sinks]:
             with contextlib.suppress(Exception):
-                actor.set_partitions.remote(*told)
+                actor.set_partitions.remote(*present)
 
     def _partition_names(self) -> tuple[str, ...]:
         """The names of the actors of all partitions now; empty for one that is being started."""
@@ -542,11 +542,11 @@ class Supervision(ActorSystem):
         return {one.name for one in self.partitions.seated.values()} | set(self.projections.names())
 
     def _node_statuses(self) -> list[NodeStatus]:
-        told = []
+        nodes = []
         for node_id, name in sorted(self.shares.map.names.items(), key=lambda item: item[1]):
             facts, since = self.nodes.get(node_id), self._gone_since.get(node_id)
             trouble = self.shares.troubles.get(node_id)
-            told.append(
+            nodes.append(
                 NodeStatus(
                     name,
                     node_id,
@@ -558,7 +558,7 @@ class Supervision(ActorSystem):
                     str(trouble) if trouble else "",
                 )
             )
-        return told
+        return nodes
 
 
 def _generation_of(name: str) -> int:

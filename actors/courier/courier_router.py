@@ -147,7 +147,7 @@ class CourierRouter(CommandRouter):
         for number, actor, _ in self.reached():
             if isinstance(actor, NamedPartition) and actor.name != names[number]:
                 self.replace(number, NamedPartition(names[number], self._actor_named))
-        self.tell_unavailable(unavailable)
+        self.set_unavailable(unavailable)
 
     def send(self, command: PackedCommand, caller: Caller, timeout_s: float) -> None:
         """Send a command; the caller gets its outcome, errors too as values, perhaps at once."""

@@ -164,9 +164,9 @@ class Runners:
                     runner.has_results = True
                     self._report(attempt, one.result, False)
             if answer.blocked_by:
-                told = f"{answer.blocked_by} has blocked the event loop for {BLOCKED_S:g} s"
-                log.error("the runner of %s is ended: %s", runner.name.effects, told)
-                return told
+                what = f"{answer.blocked_by} has blocked the event loop for {BLOCKED_S:g} s"
+                log.error("the runner of %s is ended: %s", runner.name.effects, what)
+                return what
             if runner.in_hand or answer.ends:
                 runner.used_s = loop.time()
             elif loop.time() - runner.used_s > _IDLE_S:

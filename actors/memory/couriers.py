@@ -30,7 +30,7 @@ __all__ = ["Fake", "MemoryCouriers"]
 
 log = printable_log(__name__)
 
-TURNS_MAX: Final = 1_000
+ROUNDS_MAX: Final = 1_000
 """Rounds of all couriers in which something was carried out, for one call. More of them are processes that send one
 another commands without end."""
 
@@ -76,13 +76,13 @@ class MemoryCouriers:
             return
         self._running = True
         try:
-            for _ in range(TURNS_MAX):
-                if not self._turn():
+            for _ in range(ROUNDS_MAX):
+                if not self._step():
                     return
         finally:
             self._running = False
         what = "processes go on without end: one reacts to what it leads to itself; stopped after %d rounds"
-        log.error(what, TURNS_MAX)
+        log.error(what, ROUNDS_MAX)
 
     def advance(self, to_us: int) -> None:
         """Let time pass: what is due by then is carried out at its own time, in order."""
@@ -97,7 +97,7 @@ class MemoryCouriers:
     def _next_us(self) -> int | None:
         return min((due_us for one in self._couriers if (due_us := one.next_us()) is not None), default=None)
 
-    def _turn(self) -> bool:
+    def _step(self) -> bool:
         """Have each courier do what it can. Whether anything was done."""
         done, now_us = False, self._clock.now_us()
         for courier in self._couriers:

@@ -99,7 +99,7 @@ class MemoryProjector:
             self._read_model.apply(partition, record_position(records[0]), records)
         except Exception as error:  # of a read store: none of the command, which is committed
             log.error("projection %s: %s", self._projection.projection_name, error)
-        self._tell()
+        self._notify()
 
     def catch_up(self) -> MemoryProjector:
         """Read the logs up to where they end, or to where it is held back."""
@@ -120,7 +120,7 @@ class MemoryProjector:
     def go_on(self) -> None:
         """It may be held back no longer."""
         self.catch_up()
-        self._tell()
+        self._notify()
 
     def _held_at(self) -> Mapping[int, int] | None:
         """Where a test holds it back, if one does."""
@@ -132,7 +132,7 @@ class MemoryProjector:
             self._read_model.catch_up(partition, head)
         self._caught_up_to = dict(heads)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for watcher in copy(self.watchers):
             watcher()
 

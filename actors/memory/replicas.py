@@ -51,7 +51,7 @@ class MemoryReplicas:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._name, self._settings = name, settings
-        self._turn = 0
+        self._rotation = 0
         self._asked: list[_Asked] = []
         """What the next turn of the loop answers."""
         self._waiting: list[_Asked] = []
@@ -161,8 +161,8 @@ class MemoryReplicas:
             present = [asked.waits_for]
         ready = [one for one in present if one.has(asked.after) or one.catch_up().has(asked.after)]
         if ready:
-            self._turn += 1
-            self._answer_from(asked, ready[self._turn % len(ready)])
+            self._rotation += 1
+            self._answer_from(asked, ready[self._rotation % len(ready)])
         elif (stopped := next((one.failed for one in present if one.failed is not None), None)) is not None:
             self._answer(asked, stopped)
         elif present and present[0].lies_beyond(asked.after):

@@ -307,9 +307,9 @@ def _check_one_store(name: str, found: Mapping[str, ShareFacts], names: Mapping[
         if facts.map is not None or (facts.whole and facts.used):
             stores.setdefault(facts.store_id, node_id)
     if len(stores) > 1:
-        told = ", ".join(f"{names[node_id]} has {store_id}" for store_id, node_id in stores.items())
-        raise StoreMismatch(name, f"the nodes have shares of different stores: {told}", "move all but one away")
+        listed = ", ".join(f"{names[node_id]} has {store_id}" for store_id, node_id in stores.items())
+        raise StoreMismatch(name, f"the nodes have shares of different stores: {listed}", "move all but one away")
     loose = [node_id for node_id, facts in found.items() if facts.map is None and facts.whole and facts.used]
     if len(loose) > 1:
-        told = ", ".join(names[node_id] for node_id in loose)
-        raise StoreMismatch(name, f"several nodes have a copy of the whole store: {told}", "keep one of them")
+        listed = ", ".join(names[node_id] for node_id in loose)
+        raise StoreMismatch(name, f"several nodes have a copy of the whole store: {listed}", "keep one of them")

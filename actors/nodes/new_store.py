@@ -17,13 +17,13 @@ from ..cluster.ray_cluster import NodeFacts
 __all__ = ["check_all_answered", "given_up"]
 
 
-def given_up(told: Sequence[str], nodes: Iterable[NodeFacts]) -> tuple[NodeFacts, ...]:
+def given_up(named: Sequence[str], nodes: Iterable[NodeFacts]) -> tuple[NodeFacts, ...]:
     """The nodes that are meant by these names or ids. Raises `CallerError` for what is not a node that is down, and for
     a name that several of them have."""
     nodes = list(nodes)
     down = [node for node in nodes if not node.alive]
     found: dict[str, NodeFacts] = {}
-    for one in told:
+    for one in named:
         meant = [node for node in down if one in (node.node_id, node.name)]
         if len(meant) > 1:
             raise CallerError(f"{len(meant)} nodes that are down are named {one!r}: {_ids(meant)}; give the id")
@@ -41,7 +41,7 @@ def check_all_answered(name: str, nodes: Iterable[NodeFacts], answered: Containe
     silent = sorted((node for node in nodes if node.node_id not in answered), key=lambda node: node.name)
     if not silent:
         return
-    told = ", ".join(f"{node.name} ({'silent' if node.alive else 'down'})" for node in silent)
+    named = ", ".join(f"{node.name} ({'silent' if node.alive else 'down'})" for node in silent)
     remedy = "start them"
     if down := [node for node in silent if not node.alive]:
         names = [node.name for node in down]
@@ -50,7 +50,7 @@ def check_all_answered(name: str, nodes: Iterable[NodeFacts], answered: Containe
             f"; or, if those that are down have nothing of it or will never be back, name them: `--without {said}`"
         )
         remedy += " of `rayfold deploy --create`"
-    raise Unavailable(f"the store {name}", f"no node that answers has it, and these may: {told}; {remedy}")
+    raise Unavailable(f"the store {name}", f"no node that answers has it, and these may: {named}; {remedy}")
 
 
 def _ids(nodes: Sequence[NodeFacts]) -> str:

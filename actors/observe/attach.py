@@ -154,5 +154,5 @@ def _join(holder: Holder) -> None:
                 log_to_driver=False,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise Unavailable(str(holder), f"its Ray cannot be reached: {told:.200}") from error
+        text = " ".join(str(error).split())
+        raise Unavailable(str(holder), f"its Ray cannot be reached: {text:.200}") from error

@@ -160,40 +160,40 @@ def _sinks(status: Status) -> Table:
 
 def _troubles(status: Status) -> list[str]:
     """What is wrong, one line each."""
-    told = [f"node {one.name}: {one.trouble}" for one in status.nodes if one.trouble]
-    told += [f"partition {one.partition}: {one.log_error}" for one in status.partitions if one.log_error]
+    lines = [f"node {one.name}: {one.trouble}" for one in status.nodes if one.trouble]
+    lines += [f"partition {one.partition}: {one.log_error}" for one in status.partitions if one.log_error]
     processes: list[PartitionStatus | ProjectorStatus] = [*status.partitions, *status.projectors]
     for process in processes:
-        told += [f"ALARM {one.at} {one}" for one in process.alarms[:ALARMS_SHOWN]]
+        lines += [f"ALARM {one.at} {one}" for one in process.alarms[:ALARMS_SHOWN]]
         if (more := process.alarms_raised - ALARMS_SHOWN) > 0:
-            told.append(f"ALARM {more:,} more of the same process")
+            lines.append(f"ALARM {more:,} more of the same process")
     for partition in status.partitions:
         if partition.courier is not None:
-            told += couriers_troubles(partition.courier)
+            lines += couriers_troubles(partition.courier)
     for projector in status.projectors:
         who = f"{projector.projection} part {projector.part} replica {projector.replica}"
         if projector.failed:
-            told.append(f"{who} has stopped: {projector.failed}")
+            lines.append(f"{who} has stopped: {projector.failed}")
         for one in projector.quarantined[:QUARANTINED_SHOWN]:
             where = f"event {one.position} of partition {one.partition} ({one.event}, {one.stream} {one.version})"
-            told.append(f"{who} has set aside {where}: {one.error}")
+            lines.append(f"{who} has set aside {where}: {one.error}")
         if (more := len(projector.quarantined) - QUARANTINED_SHOWN) > 0:
-            told.append(f"{who} has set aside {more:,} more")
-    told += [f"sink {one.name} does not publish: {one.failure}" for one in status.sinks if one.failure]
-    return [escape(line) for line in told]
+            lines.append(f"{who} has set aside {more:,} more")
+    lines += [f"sink {one.name} does not publish: {one.failure}" for one in status.sinks if one.failure]
+    return [escape(line) for line in lines]
 
 
 def couriers_troubles(courier: CourierFacts) -> list[str]:
     """What stands still, and what does not answer, one line each."""
-    told = [f"a courier fails and begins anew: {courier.trouble}"] if courier.trouble else []
+    lines = [f"a courier fails and begins anew: {courier.trouble}"] if courier.trouble else []
     shown = courier.parked[:PARKED_SHOWN]
-    told += [f"{stream} is parked: {why}" for stream, why in shown]
+    lines += [f"{stream} is parked: {why}" for stream, why in shown]
     if (more := courier.parked_count - len(shown)) > 0:
-        told.append(f"{more:,} more are parked")
-    told += [f"{one.commands:,} commands wait for {one.stream}: {one.why}" for one in courier.waiting]
+        lines.append(f"{more:,} more are parked")
+    lines += [f"{one.commands:,} commands wait for {one.stream}: {one.why}" for one in courier.waiting]
     if (more := courier.waiting_count - len(courier.waiting)) > 0:
-        told.append(f"commands wait for {more:,} more")
-    return told
+        lines.append(f"commands wait for {more:,} more")
+    return lines
 
 
 def _table(*columns: str, left: int = 0) -> Table:

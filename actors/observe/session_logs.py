@@ -147,8 +147,8 @@ def _roots() -> list[Path]:
 
 def _begun(name: str) -> float:
     """Start of a session, from its name; 0 if the name has none."""
-    told = re.match(r"session_(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{6})", name)
-    return datetime.strptime(told[1], "%Y-%m-%d_%H-%M-%S_%f").timestamp() if told else 0.0  # noqa: DTZ007, it is local
+    parsed = re.match(r"session_(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{6})", name)
+    return datetime.strptime(parsed[1], "%Y-%m-%d_%H-%M-%S_%f").timestamp() if parsed else 0.0  # noqa: DTZ007, it is local
 
 
 def _named_in(head: bytes) -> str:

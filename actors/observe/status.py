@@ -270,16 +270,16 @@ class Observer:
             del self._unanswered[gone]
         asking = [self._ask(name, seen[name], actor) for name, actor in actors.items()]
         alive = dict(zip(actors, await asyncio.gather(*asking), strict=True))
-        told, own = [], []
+        listed, own = [], []
         for number in partitions:
             name = f"partition {number}"
-            told.append(_partition(number, seen[name], alive[name], heads[number]))
+            listed.append(_partition(number, seen[name], alive[name], heads[number]))
             if alive[name]:
                 answer: PartitionAnswer = seen[name].answer
                 own += [OwnActorStatus(stream, actor, pid, number) for stream, actor, pid in answer.own_actors]
         now_us = self._now_us()
         asked = [(seat, seen[name], alive[name], heads, self._store, now_us) for name, seat in seats.items()]
-        return Status(told, own, [await asyncio.to_thread(_projector, *one) for one in asked])
+        return Status(listed, own, [await asyncio.to_thread(_projector, *one) for one in asked])
 
     async def _heads(self) -> dict[int, int | RayfoldError]:
         """Where the logs end. On this machine that takes microseconds each, elsewhere calls."""

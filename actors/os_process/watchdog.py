@@ -167,11 +167,11 @@ class ProcessWatchdog:
     A child that user code forks ends when it comes back from that code."""
 
     def __init__(
-        self, in_hand: InHand, limit_s: float, tell: Callable[[bytes], None] = lambda _: None, *, native: str = ""
+        self, in_hand: InHand, limit_s: float, report: Callable[[bytes], None] = lambda _: None, *, native: str = ""
     ) -> None:
-        """`limit_s`: how long one key may be in hand. `tell`: called with the key before the process is ended.
+        """`limit_s`: how long one key may be in hand. `report`: called with the key before the process is ended.
         `native`: what the record is of, if code that never releases the interpreter has to be ended too."""
-        self._in_hand, self._limit_s, self._tell = in_hand, limit_s, tell
+        self._in_hand, self._limit_s, self._report = in_hand, limit_s, report
         os.register_at_fork(after_in_child=in_hand.disown)
         self._native_s = limit_s * _NATIVE_FACTOR + _NATIVE_SLACK_S if native else 0.0
         self._trace: Any = sys.stderr
@@ -217,5 +217,5 @@ class ProcessWatchdog:
             log.error("user code did not return within %g s: this process is ended", self._limit_s)
             log.error("it was here:\n%s", _where_user_code_is())
         with suppress(Exception):
-            self._tell(key)
+            self._report(key)
         os.kill(os.getpid(), signal.SIGKILL)

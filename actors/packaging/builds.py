@@ -95,9 +95,9 @@ def builds_of(store: Path, projection: str) -> list[Build]:
     """The builds of a projection that the store has folders of, the earliest first."""
     found = []
     for path in (store / FOLDER).glob("*"):
-        told = _NAME.fullmatch(path.name)
-        if told is not None and told["projection"] == projection and path.is_dir():
-            found.append(Build(int(told["version"]), int(told["number"] or 1), path))
+        parsed = _NAME.fullmatch(path.name)
+        if parsed is not None and parsed["projection"] == projection and path.is_dir():
+            found.append(Build(int(parsed["version"]), int(parsed["number"] or 1), path))
     return sorted(found, key=lambda build: build.order)
 
 

@@ -65,13 +65,13 @@ def _of_class(
         fields = ", ".join(sorted(message.model_fields)) or "none"
         yield f"{_FIELDS}{message.message_name} of {name}", fields
     try:
-        told = [of_state().hex()]
+        digests = [of_state().hex()]
         for message, handler in handlers.items():
             function = getattr(handler, "function", handler)
-            told += [fingerprint_of(one, cls.__module__).hex() for one in (message, function)]
+            digests += [fingerprint_of(one, cls.__module__).hex() for one in (message, function)]
     except BaseException as error:  # a class of the application's may raise anything when it is described
         if is_ctrl_c(error):
             raise
         log.info("the code of %s cannot be compared with that of other programs: %s", name, failure_text(error))
     else:
-        yield f"{_CODE}{name}", hashlib.blake2b("\n".join(told).encode(), digest_size=16).hexdigest()
+        yield f"{_CODE}{name}", hashlib.blake2b("\n".join(digests).encode(), digest_size=16).hexdigest()

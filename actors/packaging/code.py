@@ -43,7 +43,7 @@ from ...runtime.printable import printable_log
 from ...runtime.private import (
     FILE_MODE,
     FOLDER_MODE,
-    check_way,
+    check_parents,
     make_private_folder,
     open_private,
     private_temporary_folder,
@@ -204,7 +204,7 @@ def _home() -> Path:
         data = data_folder_here()
         home = (data if data is not None else private_temporary_folder()) / FOLDER
         make_private_folder(home)
-        check_way(home)
+        check_parents(home)
     except OSError as error:
         raise StorageFailed(FOLDER, f"cannot make a folder for code: {error}") from error
     return home

@@ -34,7 +34,7 @@ __all__ = [
     "begin_deployment",
     "code_of",
     "deployment_of",
-    "deployment_under_way",
+    "unfinished_deployment",
     "deployments_of",
     "forget_deployments",
     "forget_plan",
@@ -117,11 +117,11 @@ def deployments_of(name: str) -> list[Deployment]:
     return [_deployment_from(one) for one in stored if one is not None]
 
 
-def deployment_under_way(name: str) -> Deployment | None:
+def unfinished_deployment(name: str) -> Deployment | None:
     """The deployment whose plan the system is about to get, if there is one."""
     present = plan_of(name)
-    under_way = [one for one in deployments_of(name) if one.plan is not None]
-    latest = under_way[-1] if under_way else None
+    unfinished = [one for one in deployments_of(name) if one.plan is not None]
+    latest = unfinished[-1] if unfinished else None
     return latest if latest and present and latest.number > present.generation else None
 
 
@@ -207,11 +207,11 @@ def _plan_fields(plan: ApplicationPlan) -> dict[str, Any]:
 
 def _plan_from(stored: dict[str, Any]) -> ApplicationPlan:
     """A plan that another version of Rayfold has put there may have fields that this one does not know."""
-    told = _known(ApplicationPlan, stored)
-    projections = {name: ProjectionFacts(*facts) for name, facts in told.get("projections", {}).items()}
-    settings = Settings(**_known(Settings, told["settings"]))
-    without = tuple(told.get("without", ()))
-    return ApplicationPlan(**{**told, "settings": settings, "projections": projections, "without": without})
+    fields = _known(ApplicationPlan, stored)
+    projections = {name: ProjectionFacts(*facts) for name, facts in fields.get("projections", {}).items()}
+    settings = Settings(**_known(Settings, fields["settings"]))
+    without = tuple(fields.get("without", ()))
+    return ApplicationPlan(**{**fields, "settings": settings, "projections": projections, "without": without})
 
 
 def _known(cls: type[ApplicationPlan | Settings], stored: dict[str, Any]) -> dict[str, Any]:

@@ -203,15 +203,15 @@ class PartitionActor:
     @ray.method
     def execute(self, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         """Step [3]: a batch of packed commands in, one outcome for each out; empty if it is not this batch's turn."""
-        return self._execute_in_turn(BATCH_BY_RAY_S, client, attempt, predecessor, blob)
+        return self._execute_in_order(BATCH_BY_RAY_S, client, attempt, predecessor, blob)
 
-    def _execute_in_turn(self, way_s: float, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
+    def _execute_in_order(self, transit_s: float, client: bytes, attempt: int, predecessor: int, blob: bytes) -> bytes:
         """Whichever way the batch came, through Ray or over a socket, which takes that much of every batch."""
         with self._writing:
             answers = self._attempts.run(client, attempt, predecessor, lambda: self._execute(list(unpack_batch(blob))))
             serving = self._activation
             commit_s = 0.0 if serving is None else serving.log.environment.commit_s
-        return b"" if answers is None else encode_answer(answers, way_s + commit_s)
+        return b"" if answers is None else encode_answer(answers, transit_s + commit_s)
 
     def _execute(self, commands: Sequence[PackedCommand]) -> Sequence[Answered]:
         try:
@@ -323,11 +323,11 @@ class PartitionActor:
                     answers[index] = StillLoading(str(stream))
         others = [command for index, command in enumerate(commands) if index not in answers]
         rest = iter(self._answer(serving, others, final))
-        told = [answers[index] if index in answers else next(rest) for index in range(len(commands))]
-        for command, answer in zip(commands, told, strict=True):
+        whole = [answers[index] if index in answers else next(rest) for index in range(len(commands))]
+        for command, answer in zip(commands, whole, strict=True):
             if isinstance(answer, Receipt | Refusal):
                 self._in_hand.forgive(command.command_id)
-        return told
+        return whole
 
     def _failed(self, command: PackedCommand, fallen: Fallen) -> HandlerFailed:
         took = "it ran longer than decide_max_s; its process was ended"
@@ -630,7 +630,7 @@ class PartitionActor:
         on_failure.callback(check.stop)
         if plan.settings.local_sockets:
             name = f"{plan.store.store_id[:12]}-{plan.number}"
-            by_socket = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
+            by_socket = partial(self._execute_in_order, BATCH_BY_SOCKET_S)
             server = open_socket_server(name, plan.store.store_id, by_socket)
         courier = self._start_courier(opened, loop, broadcast, catalogue)
         coordinator = self._coordinating(opened, epoch)
@@ -661,7 +661,7 @@ class PartitionActor:
             [done] = opened.append(loop.epoch, [append])
             broadcast.send(done.records)
 
-        def store_in_turn(places: NewEvent) -> None:
+        def store_in_order(places: NewEvent) -> None:
             with self._writing:
                 store(places)
 
@@ -675,9 +675,9 @@ class PartitionActor:
             plan.number, *self._names, plan.settings, plan.store.placement, plan.store.store_id, start
         )
         new_courier = partial(self._new_courier, opened, catalogue)
-        execute = partial(self._execute_in_turn, BATCH_BY_SOCKET_S)
+        execute = partial(self._execute_in_order, BATCH_BY_SOCKET_S)
         actor_named = partial(ray.get_actor, namespace=plan.namespace)
-        return CourierThread(courier_plan, new_courier, actor_named, execute, self._report_lost, store_in_turn)
+        return CourierThread(courier_plan, new_courier, actor_named, execute, self._report_lost, store_in_order)
 
     def _start_runner(self, effects: str, scheduling: dict[str, Any]) -> RunnerHandle:
         plan = self._plan

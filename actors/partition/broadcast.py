@@ -69,7 +69,7 @@ class Link(Protocol):
 class Links(Protocol):
     """The same of `ProjectorLinks`."""
 
-    def search(self, projector: Any, told: Callable[[Any], None], tell_lost: Callable[[Any], None]) -> None:
+    def search(self, projector: Any, on_found: Callable[[Any], None], on_lost: Callable[[Any], None]) -> None:
         """Find a projector's socket in the background."""
         ...
 

@@ -66,7 +66,7 @@ _CAREFUL_MAX: Final = 1_000
 """Commands that are reported to the partition one by one, a call each, after a process has ended: far more than can
 have been in flight at it."""
 
-_TELL_TIMEOUT_S: Final = 2.0
+_REPORT_TIMEOUT_S: Final = 2.0
 
 _READ_ATTEMPTS: Final = 3
 """Loading an aggregate is only reading: it may be tried again while the partition restarts."""
@@ -166,10 +166,10 @@ class AggregateActor:
             if not self._log.given_up:
                 outcomes = [*decided]
             if fresh := {command.name for command in commands} - self._known_quick:
-                self._tell_known_quick(fresh, time.monotonic() - self._log.waited_s - began_s, outcomes)
+                self._report_known_quick(fresh, time.monotonic() - self._log.waited_s - began_s, outcomes)
         return outcomes
 
-    def _tell_known_quick(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
+    def _report_known_quick(self, names: set[str], took_s: float, outcomes: Sequence[Answered]) -> None:
         """What was decided soon, the partition may decide itself for another aggregate."""
         self._known_quick |= names
         if took_s > _SOON_S or any(isinstance(outcome, HandlerFailed) for outcome in outcomes):
@@ -177,12 +177,12 @@ class AggregateActor:
         plan, version = self._plan, max((getattr(outcome, "version", 0) for outcome in outcomes), default=0)
         version = version or int(bool(self._log.read_stream(plan.stream, limit=1)))
         with suppress(Exception):  # it costs time, the next time
-            told = plan.home.known_quick.remote(plan.stream, plan.name, sorted(names), version)
-            ray.get(told, timeout=plan.settings.attempt_timeout_s)
+            call = plan.home.known_quick.remote(plan.stream, plan.name, sorted(names), version)
+            ray.get(call, timeout=plan.settings.attempt_timeout_s)
 
     def _took_too_long(self, command_id: bytes) -> None:
         plan = self._plan
-        ray.get(plan.home.took_too_long.remote(plan.stream, plan.name, command_id), timeout=_TELL_TIMEOUT_S)
+        ray.get(plan.home.took_too_long.remote(plan.stream, plan.name, command_id), timeout=_REPORT_TIMEOUT_S)
 
 
 class _Careful(InHand):
@@ -201,8 +201,8 @@ class _Careful(InHand):
         if self.count <= _CAREFUL_MAX:
             plan = self._plan
             with self.waiting():
-                told = plan.home.deciding.remote(plan.stream, plan.name, key)
-                ray.get(told, timeout=plan.settings.attempt_timeout_s)
+                call = plan.home.deciding.remote(plan.stream, plan.name, key)
+                ray.get(call, timeout=plan.settings.attempt_timeout_s)
             super().begin(key, patience)
 
 

@@ -86,7 +86,7 @@ class OwnActors:
         self._last_used_s: dict[StreamId, float] = {}
         self._count = 0
         self._full_until_s = 0.0
-        self._said_full = False
+        self._noted_full = False
 
     def consider(self, stream: StreamId, placement: OwnActor) -> None:
         """Start an own actor for the aggregate in the background, if it has none and there may be one more."""
@@ -230,8 +230,8 @@ class OwnActors:
 
     def _full(self, now: float) -> None:
         self._full_until_s = now + _FULL_PAUSE_S
-        if not self._said_full:
-            self._said_full = True
+        if not self._noted_full:
+            self._noted_full = True
             log.warning(
                 "no room for another own actor (own_actors_max are alive on each node): further aggregates stay shared"
                 " in their partition; raise own_actors_max, or declare placement=Shared() for aggregates that are many"

@@ -107,8 +107,8 @@ class ProjectorLink:
 class _Search:
     """For the socket of one projector, until there is a link or none."""
 
-    def __init__(self, told: Found, tell_lost: Callable[[ProjectorLink], None], store_id: str) -> None:
-        self.told, self.tell_lost = told, tell_lost
+    def __init__(self, on_found: Found, on_lost: Callable[[ProjectorLink], None], store_id: str) -> None:
+        self.on_found, self.on_lost = on_found, on_lost
         self.handshake = Handshake("broadcast", store_id)
         self.deadline_s = 0.0
         """For the greeting, by `time.monotonic`."""
@@ -140,14 +140,14 @@ class ProjectorLinks:
             on_failure.pop_all()
         closed_in_children(self)
 
-    def search(self, projector: Any, told: Found, tell_lost: Callable[[ProjectorLink], None]) -> None:
-        """Ask a projector's actor where it listens, and connect, in the background. `told`: called once, on any thread,
-        with the link, or with None where there is none; `tell_lost`: called once after the link has ended."""
-        search = _Search(told, tell_lost, self._store_id)
+    def search(self, projector: Any, on_found: Found, on_lost: Callable[[ProjectorLink], None]) -> None:
+        """Ask a projector's actor where it listens, and connect, in the background. `on_found`: called once, on any
+        thread, with the link, or with None where there is none; `on_lost`: called once after the link has ended."""
+        search = _Search(on_found, on_lost, self._store_id)
         try:
             projector.socket_path.remote().future().add_done_callback(partial(self._reported, search))
         except Exception:  # the actor is gone or Ray is shutting down
-            told(None)
+            on_found(None)
 
     def close(self) -> None:
         """End all links, and the thread. Closing twice is allowed."""
@@ -166,7 +166,7 @@ class ProjectorLinks:
     def _reported(self, search: _Search, path: Future[str]) -> None:
         """On a thread of Ray's."""
         if path.exception() is not None or not path.result() or self._closing.is_set():
-            search.told(None)
+            search.on_found(None)
             return
         self._paths.append((search, path.result()))
         self._signal.wake()
@@ -176,7 +176,7 @@ class ProjectorLinks:
     def _give_up_paths(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                self._paths.popleft()[0].told(None)
+                self._paths.popleft()[0].on_found(None)
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ class ProjectorLinks:
         except (OSError, NotPrivate) as error:
             log.debug("partition %d: no socket at %s: %s", self._partition, path, error)
             connecting.close()
-            search.told(None)
+            search.on_found(None)
             return
         search.deadline_s = time.monotonic() + HANDSHAKE_S
         self._searches[connecting.fileno()] = connecting, search
@@ -242,8 +242,8 @@ class ProjectorLinks:
         elif handshake.done:
             del self._searches[descriptor]
             link = ProjectorLink(connected, self._partition, partial(self._wait_for_room, descriptor))
-            self._links[descriptor] = connected, link, search.tell_lost
-            search.told(link)
+            self._links[descriptor] = connected, link, search.on_lost
+            search.on_found(link)
 
     def _wait_for_room(self, descriptor: int, waits: bool) -> None:
         """On any thread, while the link's lock is held, so that its socket is not closed meanwhile."""
@@ -272,11 +272,11 @@ class ProjectorLinks:
             log.info("partition %d: a projector's socket is not used, but Ray: %s", self._partition, why)
         self._poll.unregister(descriptor)
         connected.close()
-        search.told(None)
+        search.on_found(None)
 
     def _lose(self, descriptor: int) -> None:
-        connected, link, tell_lost = self._links.pop(descriptor)
+        connected, link, on_lost = self._links.pop(descriptor)
         link.close()
         self._poll.unregister(descriptor)
         connected.close()
-        tell_lost(link)
+        on_lost(link)

@@ -239,7 +239,7 @@ class ProjectorActor:
         except OSError as error:
             log.warning("no socket for %s, so its clients use Ray: %s", self._name, error)
             return None
-        opened.read_model.tell_changed = server.tell_changed
+        opened.read_model.notify_changed = server.notify_changed
         return server
 
     @ray.method(concurrency_group="heartbeat")
@@ -259,8 +259,8 @@ class ProjectorActor:
     def status(self) -> ProjectorAnswer:
         """How far the read model is, and what is wrong with it. Takes no lock: it is answered while events arrive."""
         opened = self._opened
-        told = ProjectorAnswer(os.getpid(), {}) if opened is None else _told_of(opened)
-        return told._replace(node_id=node_id_here(), alarms_raised=self._alarms.count, alarms=self._alarms.kept)
+        answer = ProjectorAnswer(os.getpid(), {}) if opened is None else _answer_of(opened)
+        return answer._replace(node_id=node_id_here(), alarms_raised=self._alarms.count, alarms=self._alarms.kept)
 
     @ray.method(concurrency_group="status")
     @replies
@@ -451,7 +451,7 @@ class ProjectorActor:
             log.error("projection %s goes on without a checkpoint: %s", self._plan.projection, error)
 
 
-def _told_of(opened: OpenModel) -> ProjectorAnswer:
+def _answer_of(opened: OpenModel) -> ProjectorAnswer:
     read_model = opened.read_model
     progress, quarantined = read_model.progress(), tuple(read_model.quarantined)
     failed, replaying = str(progress.failed or ""), progress.replaying or not opened.up_to_date

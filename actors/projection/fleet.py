@@ -355,8 +355,8 @@ class ProjectorFleet:
         """Raises `CallerError` for a class that is older than the one that serves, and `UnknownName`."""
         serving = self.serving_build(projection)
         if projection.projection_version < serving.build.version:
-            told = f"{projection.projection_name} version {projection.projection_version}"
-            what = f"{told} is older than version {serving.build.version}, which serves"
+            older = f"{projection.projection_name} version {projection.projection_version}"
+            what = f"{older} is older than version {serving.build.version}, which serves"
             raise CallerError(f"{what}; raise the version of the class")
 
     async def build_beside(self, projection: type[Projection]) -> Build:
@@ -397,8 +397,8 @@ class ProjectorFleet:
         """The projections of which a projector has not caught up yet since it was started."""
         served = list(self.serving.values())
         places = await asyncio.gather(*(self.places(one.projectors) for one in served))
-        told = zip(served, map(_least_far, places), strict=True)
-        return tuple(CatchingUp(one.projection.projection_name, *far) for one, far in told if far is not None)
+        pairs = zip(served, map(_least_far, places), strict=True)
+        return tuple(CatchingUp(one.projection.projection_name, *far) for one, far in pairs if far is not None)
 
     async def stopped(self) -> dict[str, RayfoldError]:
         """The projections of which a projector has stopped, by name, and why the first of them has."""
@@ -413,8 +413,8 @@ class ProjectorFleet:
         """Have all partitions broadcast to what serves and what joins. One that is being restarted gets the list with
         the next tick; until then the projectors read the log."""
         names = self.names()
-        told = (call(partition.set_projectors, names) for partition in self._partitions)
-        await asyncio.gather(*told, return_exceptions=True)
+        sent = (call(partition.set_projectors, names) for partition in self._partitions)
+        await asyncio.gather(*sent, return_exceptions=True)
 
     async def put_in_charge(self, served: ServedBuild) -> None:
         """From now on queries go to the projectors of this build. It is written down first: if everything ends in

@@ -167,7 +167,7 @@ class QueryServer:
         """Nothing is answered here any more."""
         return not self._thread.is_alive()
 
-    def tell_changed(self) -> None:
+    def notify_changed(self) -> None:
         """The read model has taken something in, has stopped, or was closed. From any thread, after it."""
         wanted = self._wanted
         if wanted and not self._signalled:
@@ -208,9 +208,9 @@ class QueryServer:
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
-                self._turn(self._pause_s())
+                self._serve_once(self._pause_s())
             end_s = time.monotonic() + _END_S / 2
-            while time.monotonic() < end_s and (self._turn(0.0) or self._busy):
+            while time.monotonic() < end_s and (self._serve_once(0.0) or self._busy):
                 pass
         except BaseException:
             log.exception("%s ends; its clients use Ray", self.path)
@@ -222,7 +222,7 @@ class QueryServer:
             self._poll.close()
             self._signal.close()
 
-    def _turn(self, pause_s: float) -> int:
+    def _serve_once(self, pause_s: float) -> int:
         """What has come, what was woken and what is due. Returns how many events there were."""
         events = self._poll.poll(pause_s)
         for descriptor, event in events:
@@ -439,11 +439,11 @@ class QueryServer:
 
     def _ask(self, connection: _Connection, call: Asked) -> None:
         try:
-            told = self._answering.ask(call.queries, call.batch, call.needs, call.apart)
+            answered = self._answering.ask(call.queries, call.batch, call.needs, call.apart)
         except RayfoldError as error:
             connection.unsent += connection.protocol.failed(call.call, str(error))
         else:
-            connection.unsent += connection.protocol.answered(call.call, *told)
+            connection.unsent += connection.protocol.answered(call.call, *answered)
 
     def _await(self, connection: _Connection, call: Awaited) -> None:
         """Park these queries, but for those that can be answered, or refused, now."""
@@ -477,21 +477,21 @@ class QueryServer:
         """Have those answered that can be now, and refused that cannot be any more; have logs read if it is time."""
         self._signalled = False
         waiting, answering = self._waiting, self._answering
-        told: list[tuple[WaitingQuery, RayfoldError | None]] = []
-        told += [(entry, None) for entry in waiting.wake(answering.positions)]
+        settled: list[tuple[WaitingQuery, RayfoldError | None]] = []
+        settled += [(entry, None) for entry in waiting.wake(answering.positions)]
         while self._looked:
             read_s, ends = self._looked.popleft()
-            told += [(entry, answering.late(entry.after)) for entry in waiting.take_beyond(ends, read_s)]
+            settled += [(entry, answering.late(entry.after)) for entry in waiting.take_beyond(ends, read_s)]
         if waiting and (stopped := answering.failed) is not None:
-            told += [(entry, stopped) for entry in waiting.take_all()]
+            settled += [(entry, stopped) for entry in waiting.take_all()]
         if (due_s := waiting.next_deadline_s()) is not None and due_s <= now_s:
-            told += [(entry, answering.late(entry.after)) for entry in waiting.expire(now_s)]
-        for entry, refusal in told:
+            settled += [(entry, answering.late(entry.after)) for entry in waiting.expire(now_s)]
+        for entry, refusal in settled:
             connection = entry.connection
             assert isinstance(connection, _Connection)
             connection.woken.append((entry, refusal))
             self._busy[connection] = None
-        if told:
+        if settled:
             self._wanted = waiting.wanted()
         if (oldest_s := waiting.oldest_s()) is None:
             self._look_at_s = math.inf

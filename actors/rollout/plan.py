@@ -88,15 +88,15 @@ class Replacing(Protocol):
         """Write down that the deployment has ended before its end, and why."""
 
 
-async def prepare(system: Building, tell: Callable[[str], None]) -> None:
+async def prepare(system: Building, report: Callable[[str], None]) -> None:
     """Steps 1 to 4. Raises what was in the way: then nothing has changed."""
     try:
-        tell("the comparison with the logs")
+        report("the comparison with the logs")
         await system.compare()
         for projection in system.projections():
-            tell(f"projection {projection}")
+            report(f"projection {projection}")
             await system.build(projection)
-        tell("the new projections")
+        report("the new projections")
         await system.check()
     except BaseException as error:
         await _to_its_end(system.take_back(as_error(error)))
@@ -124,11 +124,11 @@ async def _take_charge(system: Building) -> None:
         raise
 
 
-async def replace_partitions(system: Replacing, tell: Callable[[str], None]) -> None:
+async def replace_partitions(system: Replacing, report: Callable[[str], None]) -> None:
     """Step 6. Raises what the first partition that could not be replaced has failed with."""
     waiting = sorted(system.outdated())
     for place, partition in enumerate(waiting):
-        tell(f"partition {partition}")
+        report(f"partition {partition}")
         try:
             await system.replace(partition)
         except Exception as error:
@@ -156,5 +156,5 @@ def as_error(error: BaseException) -> RayfoldError:
         return error
     if isinstance(error, asyncio.CancelledError):
         return Unavailable("the deployment", "it was called off")
-    told = " ".join(str(error).split())[:300]
-    return Unavailable("the deployment", f"it has ended: {type(error).__name__}: {told}".rstrip(": "))
+    text = " ".join(str(error).split())[:300]
+    return Unavailable("the deployment", f"it has ended: {type(error).__name__}: {text}".rstrip(": "))

@@ -75,8 +75,8 @@ def store_in(name: str, found: Iterable[Found]) -> Found | None:
     """The store that these nodes have; None if there is none. Raises `StoreMismatch` where they have several."""
     having = {one.store_id: one for one in found if one.store_id}
     if len(having) > 1:
-        told = ", ".join(f"{one.node} has {one.store_id}" for one in having.values())
-        raise StoreMismatch(name, f"the nodes have shares of different stores: {told}", "move all but one away")
+        shares = ", ".join(f"{one.node} has {one.store_id}" for one in having.values())
+        raise StoreMismatch(name, f"the nodes have shares of different stores: {shares}", "move all but one away")
     return next(iter(having.values()), None)
 
 

@@ -82,5 +82,5 @@ def _built(facts: ProjectionFacts, replicas: int, running: Seats | None) -> str:
     present, _ = running.projections[name]
     if present == version:
         return f"projection {name} version {version} is built anew beside the one that serves, {how}"
-    way = "follows" if version > present else "goes back before"
-    return f"projection {name} version {version} {way} version {present} and is built beside it, {how}"
+    relation = "follows" if version > present else "goes back before"
+    return f"projection {name} version {version} {relation} version {present} and is built beside it, {how}"

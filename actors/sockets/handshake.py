@@ -74,12 +74,12 @@ class Handshake:
     def greeting(self) -> bytes:
         """What to send: a client before anything else, the other end after `receive` has come to its end, whether it
         is `done` or has `refused`."""
-        told = {"service": self.service, "store": self.store_id}
+        content = {"service": self.service, "store": self.store_id}
         if self._proof:
-            told["proof"] = self._proof
+            content["proof"] = self._proof
         if self.refused:
-            told["refused"] = self.refused
-        rest: bytes = msgpack.packb(told)
+            content["refused"] = self.refused
+        rest: bytes = msgpack.packb(content)
         return _HEAD.pack(_MAGIC, PROTOCOL_VERSION, len(rest)) + rest
 
     def receive(self, data: bytes) -> None:
@@ -108,14 +108,14 @@ class Handshake:
 
     def _read(self, rest: bytes) -> None:
         try:
-            told = msgpack.unpackb(rest, max_map_len=64, max_array_len=64)
+            content = msgpack.unpackb(rest, max_map_len=64, max_array_len=64)
         except Exception:  # msgpack raises many
-            told = None
-        if not isinstance(told, dict):
+            content = None
+        if not isinstance(content, dict):
             self.refuse("a greeting that cannot be read")
             return
-        service, store_id, refused = (_text(told, key) for key in ("service", "store", "refused"))
-        self.other_proof = _text(told, "proof")
+        service, store_id, refused = (_text(content, key) for key in ("service", "store", "refused"))
+        self.other_proof = _text(content, "proof")
         if refused:
             self.refuse(f"the other end refuses this one: {refused}")
         elif service != self.service and service not in self._also:
@@ -130,6 +130,6 @@ class Handshake:
         self.wanted_bytes, self.refused = 0, printable(why)[:_TEXT_CHARACTERS_MAX]
 
 
-def _text(told: dict[Any, Any], key: str) -> str:
-    value = told.get(key, "")
+def _text(content: dict[Any, Any], key: str) -> str:
+    value = content.get(key, "")
     return value[:_TEXT_CHARACTERS_MAX] if isinstance(value, str) else ""

@@ -98,11 +98,11 @@ class ConnectedSystem:
         if found and found != self._warned_of_code:
             what = "the system decides and answers by its own code, and this program has other code"
             level = logging.INFO if self._own is None else logging.WARNING  # that of the system, before a deployment
-            log.log(level, "%s: %s: %s%s", self.told_as, what, "; ".join(found), self.code_remedy)
+            log.log(level, "%s: %s: %s%s", self.name_in_log, what, "; ".join(found), self.code_remedy)
         self._warned_of_code = found
 
     @property
-    def told_as(self) -> str:
+    def name_in_log(self) -> str:
         """What the log calls the system."""
         raise NotImplementedError
 

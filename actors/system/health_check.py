@@ -81,7 +81,7 @@ async def _partition(actor: Any, why: str, limit_s: float) -> str:
     try:
         await call(actor.head, timeout_s=limit_s)
     except Exception as error:  # of Ray's there are many
-        return _told(error, limit_s)
+        return _trouble(error, limit_s)
     return ""
 
 
@@ -104,9 +104,9 @@ async def _projector(actor: Any, limit_s: float) -> str:
     try:
         answer = await call(actor.status, timeout_s=limit_s)
     except Exception as error:
-        return _told(error, limit_s)
+        return _trouble(error, limit_s)
     return str(answer.failed)
 
 
-def _told(error: Exception, limit_s: float) -> str:
+def _trouble(error: Exception, limit_s: float) -> str:
     return f"no answer within {limit_s:g} s" if type(error) is TimeoutError else one_line(error)

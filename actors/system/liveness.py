@@ -36,7 +36,7 @@ _LOOK_S: Final = 1.0
 class Watched(Protocol):
     """Whose actors are watched."""
 
-    def living(self) -> Sequence[tuple[str, Any]]:
+    def watched(self) -> Sequence[tuple[str, Any]]:
         """Name and actor, which has a `process_id` method that answers at once."""
         ...
 
@@ -61,7 +61,7 @@ class LivenessWatch:
                 log.exception("checking heartbeats")
 
     async def _look(self) -> None:
-        living = dict(self._watched.living())
+        living = dict(self._watched.watched())
         self._heartbeats.keep(set(living))
         for name, actor in living.items():
             self._heartbeats.take(name, partial(self._ask, name, actor))
@@ -69,7 +69,7 @@ class LivenessWatch:
             self._heartbeats.forget(name)
             pid, started = self._processes.pop(name, (0, ""))
             if not pid or not started or _started(pid) != started:
-                pid = await asyncio.to_thread(_process_told_by_ray, living[name])
+                pid = await asyncio.to_thread(_process_by_ray, living[name])
             if pid and _age_s(pid) >= self._silent_s:  # one that has only come up has had no time to answer
                 log.error("%s has not answered for %g s: process %d is ended", name, self._silent_s, pid)
                 with contextlib.suppress(OSError):
@@ -80,13 +80,13 @@ class LivenessWatch:
         asked.add_done_callback(partial(self._note, name))
         return asked
 
-    def _note(self, name: str, told: Future[Reply[int]]) -> None:
-        if not told.cancelled() and told.exception() is None:
-            process_id = told.result().unwrap()
+    def _note(self, name: str, answer: Future[Reply[int]]) -> None:
+        if not answer.cancelled() and answer.exception() is None:
+            process_id = answer.result().unwrap()
             self._processes[name] = process_id, _started(process_id)
 
 
-def _process_told_by_ray(actor: Any) -> int:
+def _process_by_ray(actor: Any) -> int:
     """Its process, if one on this machine is marked as an actor's; else 0."""
     try:
         pid = process_of(actor)

@@ -260,7 +260,7 @@ class LocalSystem(OneMachine, ActorSystem):
     def _actors(self) -> list[Any]:
         return [*self.placement.actors, *(projector.actor for projector in self.fleet.projectors())]
 
-    def living(self) -> list[tuple[str, Any]]:
+    def watched(self) -> list[tuple[str, Any]]:
         """The actors whose heartbeats are checked (`system/liveness.py`)."""
         partitions = [(f"partition {number}", actor) for number, actor in enumerate(self.placement.actors)]
         sinks = [] if self.sinks is None else [("the process of the sinks", self.sinks)]

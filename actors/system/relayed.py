@@ -168,7 +168,7 @@ class RelayedSystem(ConnectedSystem):
         return HolderCalls(self.store)
 
     @property
-    def told_as(self) -> str:
+    def name_in_log(self) -> str:
         """See `ConnectedSystem`."""
         return f"{self._path}, run by {self._holder}"
 
@@ -259,7 +259,7 @@ class RelayedSystem(ConnectedSystem):
         line = self._line or RelayLine(connection)
         line.connection, self._line, self._holder = connection, line, holder
         self._lost.clear()
-        connection.tell_lost = self._connection_lost
+        connection.on_lost = self._connection_lost
         try:
             async with self._named(holder):
                 topology = await self._read_topology(_PUBLISHED_S, _CONNECT_S)
@@ -402,7 +402,7 @@ class RelayedSystem(ConnectedSystem):
         for number, name in enumerate(topology.partitions):
             if before is not None and before.partitions[number] != name:
                 self.client.replace_partition(number, self._actor(topology, name))
-        self.client.tell_unavailable(topology.unavailable)
+        self.client.set_unavailable(topology.unavailable)
         self.serve(topology.projections, partial(self._serving, topology))
         self._actors = {name: actor for name, actor in self._actors.items() if name in topology.actor_ids}
 

@@ -141,7 +141,7 @@ class RemoteSystem(ConnectedSystem):
         return self._linked
 
     @property
-    def told_as(self) -> str:
+    def name_in_log(self) -> str:
         """See `ConnectedSystem`."""
         return self._name
 
@@ -216,13 +216,13 @@ class RemoteSystem(ConnectedSystem):
         """This program's node has ended."""
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         self._what_ended = f"the node that this program was attached to has ended at {since}"
-        self._tell_cut_off(f"it connects anew by itself as soon as {self.address} answers" if self._rejoins else "")
+        self._note_cut_off(f"it connects anew by itself as soon as {self.address} answers" if self._rejoins else "")
         log.warning("%s: %s", self._name, self._cut_off)
         self._attachment.close()
         if self._rejoins:
             await asyncio.to_thread(self._cluster.leave_lost)
 
-    def _tell_cut_off(self, remedy: str) -> None:
+    def _note_cut_off(self, remedy: str) -> None:
         remedy = remedy or "and with it what this program has started there; stop this runtime, and start it again"
         self._cut_off = f"{self._what_ended}; {remedy}"
         self.client.detach(self._cut_off)
@@ -232,7 +232,7 @@ class RemoteSystem(ConnectedSystem):
         try:
             cluster = await started_in_thread(self._joined, Cluster.stop)
         except Exception as error:  # of Ray's there are many
-            self._tell_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
+            self._note_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
             return False
         try:
             await self._hold(cluster)
@@ -242,7 +242,7 @@ class RemoteSystem(ConnectedSystem):
             await asyncio.shield(asyncio.to_thread(cluster.leave_lost))
             if not isinstance(error, Exception):
                 raise
-            self._tell_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
+            self._note_cut_off(f"it connects anew by itself as soon as it can: {one_line(error)}")
             return False
         self.client.attach([handles[name] for name in topology.partitions])
         self._partitions = list(topology.partitions)
@@ -295,7 +295,7 @@ class RemoteSystem(ConnectedSystem):
             try:
                 topology = await self._link.read(self._present.revision)
                 if topology is not None:
-                    self.client.tell_unavailable(topology.unavailable)
+                    self.client.set_unavailable(topology.unavailable)
                     self._take(topology, await self._link.handles_of(topology))
             except Exception as error:  # the supervisor is away: what is known here still holds
                 log.info("%s does not return its topology: %s", self._name, one_line(error))
@@ -329,5 +329,5 @@ class RemoteSystem(ConnectedSystem):
             if self._partitions[number] != name and name in handles:  # else it has been replaced again since
                 self.client.replace_partition(number, handles[name])
                 self._partitions[number] = name
-        self.client.tell_unavailable(topology.unavailable)
+        self.client.set_unavailable(topology.unavailable)
         self.serve(topology.projections, handles.get)

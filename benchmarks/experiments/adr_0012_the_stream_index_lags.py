@@ -38,7 +38,7 @@ COMMANDS: Final = 40_000
 """In one repetition, after as many as fill the lag once."""
 ACCOUNTS: Final = 1_000
 BATCHES: Final = (64, 512)
-VARIANTS: Final = {"lagging": index_buffer.BYTES_A_TURN, "with each append": 1}
+VARIANTS: Final = {"lagging": index_buffer.BYTES_A_ROUND, "with each append": 1}
 """After how many bytes of records the next group of streams is put."""
 
 
@@ -56,7 +56,7 @@ def measured(store: Store, size: int, seed: int) -> tuple[float, float]:
     try:
         loop = WriteLoop(0, log, Catalogue([Account], []))
         loop.activate()
-        for batch in batches(512, index_buffer.GROUPS * index_buffer.EVENTS_A_TURN, seed):
+        for batch in batches(512, index_buffer.GROUPS * index_buffer.EVENTS_A_ROUND, seed):
             loop.execute(batch)
         ready = list(batches(size, COMMANDS, seed + 1))
         before, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -92,7 +92,7 @@ def measure(events: int) -> None:
         for number in range(REPETITIONS):
             seeded.shuffle(shuffled)
             for variant, size in shuffled:
-                index_buffer.BYTES_A_TURN = VARIANTS[variant]
+                index_buffer.BYTES_A_ROUND = VARIANTS[variant]
                 shutil.copytree(grown.path, folder / "store")
                 store = Store(folder / "store", grown.store_id, 1)
                 samples[variant, size].append(measured(store, size, number))

@@ -55,7 +55,7 @@ def run_held_projector(echo_path: str) -> None:
     listening = open_listening_socket("held-projector")
     assert listening is not None
     server = QueryServer(listening, "", Answers("Balances", "Balances", opened, InHand(None), ending), read_model.apply)
-    read_model.tell_changed = server.tell_changed
+    read_model.notify_changed = server.notify_changed
     echoing = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     echoing.bind(echo_path)
     echoing.listen(1)

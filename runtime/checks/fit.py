@@ -204,8 +204,8 @@ def _unreadable_types(
             if kind in changed and kind not in failed:
                 try:
                     catalogue.decode_events(stored)
-                except UnknownEvent as told:
-                    failed[kind] = told.in_partition(partition)
+                except UnknownEvent as unknown:
+                    failed[kind] = unknown.in_partition(partition)
     for kind, error in failed.items():
         types = ", ".join(map(str, dict.fromkeys(changed[kind])))
         what = f"the types of its fields have changed ({types}), and a stored one cannot be read: {error.what}"

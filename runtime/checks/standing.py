@@ -201,7 +201,7 @@ def _is_small(instance: Stateful) -> bool:
 PARTITION_ORDERS: Final = ("ascending", "descending", "by turns")
 """In which partitions are folded: one after the other, or a few events of each in turn."""
 
-_TURNS_MAX: Final = 10_000
+_STEPS_MAX: Final = 10_000
 """Events of each partition in one turn: of a small log every turn is one event."""
 
 
@@ -231,8 +231,8 @@ def _steps(positions: Mapping[int, int], order: str) -> Iterator[tuple[int, int]
     """Partition and position, one step of the fold after the other."""
     last = max(positions.values(), default=0)
     if order == "by turns":
-        turn = 1 + last // _TURNS_MAX
-        for up_to in range(turn, last + turn, turn):
+        step = 1 + last // _STEPS_MAX
+        for up_to in range(step, last + step, step):
             yield from ((partition, min(up_to, position)) for partition, position in sorted(positions.items()))
         return
     for partition, position in sorted(positions.items(), reverse=order == "descending"):
@@ -266,17 +266,17 @@ class StreamChecks:
         reader: Reader,
         where: str,
         alarms: Alarms,
-        turn: Callable[[], AbstractContextManager[object]],
+        step: Callable[[], AbstractContextManager[object]],
         distrust: Callable[[StreamId], None],
     ) -> None:
-        """`where`: in words, for alarms. `turn`: what is held while nothing else changes the residents; `distrust` is
+        """`where`: in words, for alarms. `step`: what is held while nothing else changes the residents; `distrust` is
         called inside, with a stream whose states in memory and snapshots must not be used any more."""
         self._catalogue, self._reader, self._where, self._alarms = catalogue, reader, where, alarms
-        self._turn, self._distrust = turn, distrust
+        self._hold, self._distrust = step, distrust
 
     def resident(self, residents: Residents, pause: Callable[[], None]) -> None:
         """Compare one of the residents, each as likely as any other, with its events."""
-        with self._turn():
+        with self._hold():
             found = residents.sampled()
             copy_of = None if found is None else copied(found[1])
         if found is not None and copy_of is not None:
@@ -300,7 +300,7 @@ class StreamChecks:
 
         what = wrong_state(fold(), got, fold)
         if what:
-            with self._turn():
+            with self._hold():
                 self._distrust(stream)
             self._alarms.raise_alarm(kind, f"{stream} at version {got.version} {self._where}", what)
 

@@ -454,8 +454,8 @@ def _shown(value: object) -> str:
 def _set_options(cls: type[Aggregate], placement: object, snapshot_every: object, state_version: object) -> None:
     if placement is not None:
         if not isinstance(placement, OwnActor | Shared):
-            told = f"{placement.__name__}" if isinstance(placement, type) else repr(placement)
-            raise DefinitionError(where(cls), f"placement={told} is not a placement", "give Shared() or OwnActor(...)")
+            text = f"{placement.__name__}" if isinstance(placement, type) else repr(placement)
+            raise DefinitionError(where(cls), f"placement={text} is not a placement", "give Shared() or OwnActor(...)")
         cls.placement = placement
     if snapshot_every is not None:
         if isinstance(snapshot_every, bool) or not isinstance(snapshot_every, int) or snapshot_every < 0:

@@ -321,8 +321,8 @@ def _message(here: str, parameter: str, hints: Mapping[str, Any], message_type: 
 
 def _check_recorded(here: str, parameter: str, hints: Mapping[str, Any]) -> None:
     if hints.get(parameter) is not Recorded:
-        told = f"annotated with {described(hints[parameter])}" if parameter in hints else "without an annotation"
-        raise DefinitionError(here, f"its second parameter {parameter!r} is {told}", "annotate it with Recorded")
+        annotation = f"annotated with {described(hints[parameter])}" if parameter in hints else "without an annotation"
+        raise DefinitionError(here, f"its second parameter {parameter!r} is {annotation}", "annotate it with Recorded")
 
 
 def _check_returns(here: str, verb: str, returns: Any) -> None:

@@ -230,8 +230,8 @@ class _Walk:
 
     def _object(self, value: Any, kind: type) -> str:
         """Any other object by what it would be pickled from; nothing is called that it does not bring itself."""
-        own_way = any("__reduce__" in vars(base) or "__reduce_ex__" in vars(base) for base in kind.__mro__[:-1])
-        if self._is_own(kind) and not own_way:
+        own_packing = any("__reduce__" in vars(base) or "__reduce_ex__" in vars(base) for base in kind.__mro__[:-1])
+        if self._is_own(kind) and not own_packing:
             content: list[Any] = [sorted(_attributes(value).items())]
             if isinstance(value, dict):
                 content.append(list(dict.items(value)))

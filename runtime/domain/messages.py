@@ -92,8 +92,8 @@ class Message(BaseModel):
         if being_unpickled():  # what is set here would stay where it should be inherited
             return
         if unknown:
-            told = ", ".join(sorted(unknown))
-            raise DefinitionError(where(cls), f"the class line has {told}, which no message takes", "give name=...")
+            options = ", ".join(sorted(unknown))
+            raise DefinitionError(where(cls), f"the class line has {options}, which no message takes", "give name=...")
         cls.message_name = checked_name(cls, name)
         cls.packing = 0
         cls._rayfold_reading = Reading()

@@ -159,10 +159,10 @@ class Catalogue:
         ]
         if not others:
             return own
-        told = [
+        text = [
             f"{one.message_name} {one.schema_version} {fingerprint_of(one, one.__module__).hex()}" for one in others
         ]
-        return hashlib.blake2b("\n".join([own.hex(), *told]).encode(), digest_size=len(own)).digest()
+        return hashlib.blake2b("\n".join([own.hex(), *text]).encode(), digest_size=len(own)).digest()
 
     def shapes(self) -> dict[tuple[str, int], bytes]:
         """The shapes of the events, packed, by name and schema version: the argument of `Log.declare`."""
@@ -288,16 +288,16 @@ def _checked_names(retired: Collection[str]) -> frozenset[str]:
 def check_listed(argument: str, given: Iterable[Named]) -> Iterable[Named]:
     """What was given, if it is a list or the like. Raises `DefinitionError`."""
     if isinstance(given, str | type) or not isinstance(given, Iterable):
-        told = given.__name__ if isinstance(given, type) else shown(given)
-        raise DefinitionError(f"{argument}=", f"{told} is not a list of classes", f"give {argument}=[...]")
+        text = given.__name__ if isinstance(given, type) else shown(given)
+        raise DefinitionError(f"{argument}=", f"{text} is not a list of classes", f"give {argument}=[...]")
     return given
 
 
 def _check_class(cls: object, kind: type, argument: str) -> None:
     if not isinstance(cls, type) or not issubclass(cls, kind) or cls is kind:
-        told = cls.__name__ if isinstance(cls, type) else shown(cls)
+        text = cls.__name__ if isinstance(cls, type) else shown(cls)
         raise DefinitionError(
-            f"{argument}=", f"{told} is not a subclass of {kind.__name__}", "list the classes themselves"
+            f"{argument}=", f"{text} is not a subclass of {kind.__name__}", "list the classes themselves"
         )
 
 

@@ -274,12 +274,13 @@ def _known_by_type(cls: type[Message]) -> bool:
     if cls.packing == _DUMPED or makes_itself(cls) or cls.__private_attributes__:
         return False
     return all(
-        not any(getattr(item, "union_mode", None) for item in field.metadata) and _tells_by_type(field.annotation)
+        not any(getattr(item, "union_mode", None) for item in field.metadata)
+        and _distinguishes_by_type(field.annotation)
         for field in cls.model_fields.values()
     )
 
 
-def _tells_by_type(annotation: Any) -> bool:
+def _distinguishes_by_type(annotation: Any) -> bool:
     """Whether every value of the types that it names comes back, whatever the value is."""
     parts = arguments_of_union(annotation)
     if all(part in _NATIVE for part in parts):
@@ -287,7 +288,9 @@ def _tells_by_type(annotation: Any) -> bool:
     (first, *others) = sorted(parts, key=lambda part: part in (None, type(None)))
     if any(part not in (None, type(None)) for part in others):
         return False  # text may be a date, or may not
-    return first in _TOLD_BY_TYPE or (isinstance(first, type) and issubclass(first, Enum) and _members_return(first))
+    return first in _DISTINGUISHED_BY_TYPE or (
+        isinstance(first, type) and issubclass(first, Enum) and _members_return(first)
+    )
 
 
 def _members_return(cls: type[Enum]) -> bool:
@@ -295,7 +298,7 @@ def _members_return(cls: type[Enum]) -> bool:
 
 
 _NATIVE: Final = (str, int, float, bool, bytes, None, type(None))
-_TOLD_BY_TYPE: Final = (date, timedelta, Decimal, UUID)
+_DISTINGUISHED_BY_TYPE: Final = (date, timedelta, Decimal, UUID)
 
 
 def decode_payload(data: bytes, name: str = "message") -> Payload:
@@ -437,26 +440,26 @@ def _packing_of(cls: type[Message]) -> int:
     caches = any(isinstance(value, cached_property) for base in cls.__mro__ for value in vars(base).values())
     if own_serializers or caches:  # a cached_property keeps its value in the __dict__ that would be packed
         return _DUMPED
-    ways = [_way_of_field(field) for field in cls.model_fields.values()]
-    return max(ways, default=_SCALARS)
+    packings = [_packing_of_field(field) for field in cls.model_fields.values()]
+    return max(packings, default=_SCALARS)
 
 
 _VALIDATING_ONLY = (AfterValidator, AllowInfNan, BeforeValidator, Strict, StringConstraints)
 _LIMITS = (annotated_types.BaseMetadata, annotated_types.GroupedMetadata)
 
 
-def _way_of_field(field: FieldInfo) -> int:
+def _packing_of_field(field: FieldInfo) -> int:
     for item in field.metadata:
         limits_only = isinstance(item, _LIMITS) and not hasattr(item, "__get_pydantic_core_schema__")
         if not limits_only and not isinstance(item, _VALIDATING_ONLY):
             return _DUMPED  # it may carry a serializer
-    return _way_of(field.annotation)
+    return _packing_of_type(field.annotation)
 
 
-def _way_of(annotation: Any) -> int:
+def _packing_of_type(annotation: Any) -> int:
     parts = arguments_of_union(annotation)
     if len(parts) > 1:
-        return max(map(_way_of, parts))
+        return max(map(_packing_of_type, parts))
     (part,) = parts
     if part is not annotation:
         return _DUMPED  # an Annotated inside may carry a serializer
@@ -468,7 +471,7 @@ def _way_of(annotation: Any) -> int:
     if part in FORMS or (isinstance(part, type) and issubclass(part, Enum)):
         return _PLAIN
     if origin in _CONTAINERS:
-        return max((_PLAIN, *(_way_of(argument) for argument in arguments if argument not in (Ellipsis, ()))))
+        return max((_PLAIN, *(_packing_of_type(argument) for argument in arguments if argument not in (Ellipsis, ()))))
     return _DUMPED
 
 

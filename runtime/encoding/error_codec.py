@@ -38,5 +38,5 @@ def from_wire(wire: list[Any] | tuple[Any, ...]) -> RayfoldError:
     cls = RayfoldError.by_name[name]
     if issubclass(cls, Rejected):
         reason, facts, stream, command = arguments
-        return cls.told(reason, unpack_facts(facts), stream, command)
+        return cls.with_facts(reason, unpack_facts(facts), stream, command)
     return cls(*arguments)

@@ -29,7 +29,7 @@ from ..errors import Rejected
 from ..user_code import class_name
 from .tagged import TAGS, pack_tagged, tagged, unpack_tagged
 
-__all__ = ["FACTS_BYTES_MAX", "as_told", "pack_facts", "shown_as_text", "unpack_facts"]
+__all__ = ["FACTS_BYTES_MAX", "as_answered", "pack_facts", "shown_as_text", "unpack_facts"]
 
 FACTS_BYTES_MAX: Final = 48 * 1024
 """All facts of one refusal, packed: outcomes travel best under Ray's 100 KB inline, and facts are for people."""
@@ -50,7 +50,7 @@ _SHORT: Final = 256
 """A text or bytes up to so many characters is a fact without a further check."""
 
 
-def as_told(rejected: Rejected, stream: str, command: str) -> Rejected:
+def as_answered(rejected: Rejected, stream: str, command: str) -> Rejected:
     """The refusal as its caller sees it: about which stream and command, with facts that have been through the wire."""
     reason: Any = rejected.reason
     facts = rejected.facts
@@ -59,7 +59,7 @@ def as_told(rejected: Rejected, stream: str, command: str) -> Rejected:
     elif not reason.isascii():
         reason = _well_formed(reason)
     plain = len(facts) <= FACTS_MAX and all(_arrives_as_it_is(fact) for fact in facts.values())
-    return Rejected.told(reason, dict(facts) if plain else unpack_facts(pack_facts(facts)), stream, command)
+    return Rejected.with_facts(reason, dict(facts) if plain else unpack_facts(pack_facts(facts)), stream, command)
 
 
 def pack_facts(facts: dict[str, Any]) -> bytes:

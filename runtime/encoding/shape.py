@@ -139,10 +139,10 @@ def differences(held: Shape, now: Shape) -> list[FieldDifference]:
 def _other_fields(found: list[FieldDifference]) -> list[FieldDifference]:
     """Of fields whose type is another: those in which a set of fields is stored that no class has now, and where it is
     not seen by a path, since another class of the union has a field of that name."""
-    told = [one.path for one in found if one.kind in ("gone", "new")]
+    named = [one.path for one in found if one.kind in ("gone", "new")]
     different = []
     for one in found:
-        if one.kind == "type" and not any(path.startswith(f"{one.path}.") for path in told):
+        if one.kind == "type" and not any(path.startswith(f"{one.path}.") for path in named):
             lost = _field_sets(one.held) - _field_sets(one.now)
             if lost and max(len(one.held), len(one.now)) <= TEXT_MAX:
                 different.append(FieldDifference("fields", one.path, " and ".join(sorted(lost)), one.now))

@@ -38,13 +38,13 @@ class Source:
 
     def name(self, thing: Any) -> str:
         """The name of a class or function, as in the module or function that has it."""
-        told: str = thing.__qualname__.rpartition("<locals>.")[2]
-        if "." not in told:
-            self.names[told] = thing
+        path: str = thing.__qualname__.rpartition("<locals>.")[2]
+        if "." not in path:
+            self.names[path] = thing
         else:
-            root = told.partition(".")[0]
+            root = path.partition(".")[0]
             self.names[root] = getattr(inspect.getmodule(thing), root, None)
-        return told
+        return path
 
     def function(self, function: Callable[..., Any]) -> str:
         """A function by its name, and a lambda as it was written."""
@@ -136,8 +136,8 @@ class Source:
 
 
 def _quoted(text: str) -> str:
-    told = repr(text)
-    return f'"{told[1:-1]}"' if '"' not in told and "'" not in told[1:-1] else told
+    literal = repr(text)
+    return f'"{literal[1:-1]}"' if '"' not in literal and "'" not in literal[1:-1] else literal
 
 
 def _value_of(function: Callable[..., Any], name: str) -> Any:

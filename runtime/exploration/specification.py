@@ -75,8 +75,8 @@ def printed(subject: type[Aggregate], broken: Broken, invariants: Sequence[Invar
     lines = [f"{done.id!r}: {source.value(done.command)} -> {_outcome(source, done)}" for done in broken.done]
     if broken.command is not None:
         lines.append(f"{broken.id!r}: {source.value(broken.command)} -> failed")
-    told = "\n".join(f"    {line}" for line in lines)
-    return f"no specification of it fails by itself: it depends on more than the aggregate. The commands were\n{told}"
+    listed = "\n".join(f"    {line}" for line in lines)
+    return f"no specification of it fails by itself: it depends on more than the aggregate. The commands were\n{listed}"
 
 
 def is_same_failure(kind: str, error: BaseException | None, failure: BaseException) -> bool:

@@ -130,7 +130,7 @@ class EventFilter:
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            raise HandlerFailed.caused_by(f"streams= of {self._call}", _told(recorded), error) from error
+            raise HandlerFailed.caused_by(f"streams= of {self._call}", _place_text(recorded), error) from error
 
     def _member_of(self, event: Event, recorded: Recorded) -> int:
         assert self._key is not None  # the caller has looked
@@ -142,7 +142,7 @@ class EventFilter:
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
-            raise HandlerFailed.caused_by(f"key= of {self._call}", _told(recorded), error) from error
+            raise HandlerFailed.caused_by(f"key= of {self._call}", _place_text(recorded), error) from error
 
 
 def happened_in(
@@ -213,5 +213,5 @@ def _checked_stream(catalogue: Catalogue, stream: StreamId | str) -> StreamId:
     return stream_id(kind, ident)
 
 
-def _told(recorded: Recorded) -> str:
+def _place_text(recorded: Recorded) -> str:
     return f"event {recorded.position} of partition {recorded.partition} ({recorded.stream} {recorded.version})"

@@ -370,7 +370,7 @@ def _free_bytes(path: Path) -> int:
     """Free bytes of the file system; LMDB reports a write that was cut short for want of room as an error of the
     disk."""
     try:
-        told = os.statvfs(path)
+        disk = os.statvfs(path)
     except OSError:
         return FULL_BYTES
-    return told.f_bavail * told.f_frsize
+    return disk.f_bavail * disk.f_frsize

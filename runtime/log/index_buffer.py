@@ -4,8 +4,8 @@ Step [5] of the write path. Before it: a planned batch. After it: those of its s
 
 An entry of the stream index lands on a page of its own for nearly every stream, and each page that is touched is
 copied, written and synced: put batch by batch, these entries cost as much as all the rest of a commit. So they are put
-later, those of one stream together. All streams are divided into `GROUPS` groups, and with every `EVENTS_A_TURN` events
-it is the turn of the group that waited for longest. What the index lacks meanwhile is in the events themselves.
+later, those of one stream together. All streams are divided into `GROUPS` groups, and with every `EVENTS_A_ROUND`
+events comes the group that waited for longest. What the index lacks meanwhile is in the events themselves.
 
 Rules kept here:
 - up to where the index holds the appends of each group stands in `meta`, and is put by the same transaction; what a
@@ -47,14 +47,14 @@ __all__ = [
     "group_of",
     "index_entry",
     "unindexed_entries",
-    "version_told",
+    "answered_version",
 ]
 
 GROUPS: Final = 32
 """The groups of streams. Part of the log's format."""
 
-EVENTS_A_TURN = 256
-BYTES_A_TURN = 128 * 1024
+EVENTS_A_ROUND = 256
+BYTES_A_ROUND = 128 * 1024
 """The bytes of records between two turns. The index lags by at most some 8,192 events or 4 MiB, and
 what the largest batch adds: a reader of a stream scans half of that on the average (2 ms), and a writer that takes the
 log over decodes it once (20 ms)."""
@@ -124,10 +124,10 @@ class IndexBuffer:
         """What a batch with these entries puts into the index, sorted, and the new progress of the index, if that
         changes. It is not cached here until `commit`."""
         assert head >= self.head, "the head of a log never goes back"
-        turns = head // EVENTS_A_TURN - self.head // EVENTS_A_TURN
-        by_bytes, rest_bytes = divmod(self._rest_bytes + size_bytes, BYTES_A_TURN)
+        rounds = head // EVENTS_A_ROUND - self.head // EVENTS_A_ROUND
+        by_bytes, rest_bytes = divmod(self._rest_bytes + size_bytes, BYTES_A_ROUND)
         groups = [group_of(key[:-8]) for key, _ in pairs]
-        due = set(nsmallest(max(turns, by_bytes), range(GROUPS), self._indexed.__getitem__))
+        due = set(nsmallest(max(rounds, by_bytes), range(GROUPS), self._indexed.__getitem__))
         indexed = [head if group in due else known for group, known in enumerate(self._indexed)] if due else None
         self._staged = _Staged(pairs, groups, due, indexed, rest_bytes, head)
         to_put = [pair for group in due for of_stream in self._groups[group].values() for pair in of_stream]
@@ -176,7 +176,7 @@ def index_entry(events: Sequence[StoredEvent]) -> Pair:
     return key, encode_stream_entry(key, last.position, len(events))
 
 
-def version_told(event: StoredEvent) -> int:
+def answered_version(event: StoredEvent) -> int:
     """The version that the command index has for a command that ends with this event: 0 for a refusal."""
     return 0 if event.stream == REFUSALS else event.version
 

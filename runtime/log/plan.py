@@ -153,11 +153,11 @@ def plan(
             raise InvalidMessage("batch", f"it has over {BATCH_BYTES_MAX:,} bytes of records", "append fewer at once")
         head, version = tail.head, version + len(records)
         known[stream] = stream_key, version, head
-        told = 0 if stream[0] == REFUSALS[0] else version
-        new_commands[command_id] = _new(CommandEntry, (digest, head, told))
+        answered = 0 if stream[0] == REFUSALS[0] else version
+        new_commands[command_id] = _new(CommandEntry, (digest, head, answered))
         key = stream_key + pack_position(version)
         planned.streams.append((key, encode_stream_entry(key, head, len(records))))
-        planned.commands.append((command_id, encode_command(command_id, digest, head, told)))
+        planned.commands.append((command_id, encode_command(command_id, digest, head, answered)))
         if snapshot and append.snapshot:
             link = chain_of(records[-1])
             planned.snapshots.append((key, encode_snapshot(key, append.snapshot_schema, append.snapshot, link)))

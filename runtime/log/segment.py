@@ -30,7 +30,7 @@ from .format import (
 )
 from .holdings import kinds_of, put_holdings
 from .identity import put_format, put_secret
-from .index_buffer import GROUPS, appends_in, index_entry, version_told
+from .index_buffer import GROUPS, answered_version, appends_in, index_entry
 from .plan import Pair
 
 if TYPE_CHECKING:
@@ -149,7 +149,9 @@ def put_segment(
     for of_append, digest in zip(appends_in(segment.records, checked=True), segment.digests, strict=True):
         last = of_append[-1]
         streams.append(index_entry(of_append))
-        commands.append((last.command_id, encode_command(last.command_id, digest, last.position, version_told(last))))
+        commands.append(
+            (last.command_id, encode_command(last.command_id, digest, last.position, answered_version(last)))
+        )
     for name, pairs in ((EVENTS, events), (STREAMS, sorted(streams)), (COMMANDS, sorted(commands))):
         _, added = transaction.cursor(database(name)).putmulti(pairs, overwrite=False, append=name == EVENTS)
         if added != len(pairs):

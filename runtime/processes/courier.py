@@ -235,7 +235,7 @@ class Delivery:
 class _TargetQueue:
     """What is to be sent to one aggregate."""
 
-    __slots__ = ("again", "listed", "out", "partition", "pause_us", "stream", "told", "waiting", "why")
+    __slots__ = ("again", "listed", "out", "partition", "pause_us", "stream", "trouble", "waiting", "why")
 
     def __init__(self, stream: StreamId, partition: int) -> None:
         self.stream, self.partition = stream, partition
@@ -244,7 +244,7 @@ class _TargetQueue:
         """What has come back without an outcome."""
         self.out = 0
         self.pause_us = 0
-        self.told = ""
+        self.trouble = ""
         """What the last one that has no outcome got."""
         self.why = ""
         """The same of the last batch, while that is sent again; empty if all of it has outcomes."""
@@ -420,7 +420,7 @@ class Courier:
             self._finish(delivery, outcome)
         else:
             queue.again.append(delivery)
-            queue.told = str(outcome)
+            queue.trouble = str(outcome)
             if delivery.kind == PROBE and delivery.route is not None:
                 delivery.failures += 1
                 if delivery.failures >= TRIES_OF_PROBE and delivery.route.name == SENDS_OF_PROCESSES:
@@ -585,8 +585,8 @@ class Courier:
         """Whether an ordinary aggregate goes on without end: nothing more of that is carried out."""
         if step.hops > HOPS_MAX:
             self._refused += 1
-            told = "%s goes on without end: %s is not carried out after %d commands that followed from one another"
-            logger.error(told, step.stream, what, HOPS_MAX)
+            message = "%s goes on without end: %s is not carried out after %d commands that followed from one another"
+            logger.error(message, step.stream, what, HOPS_MAX)
         return step.hops > HOPS_MAX
 
     def _read_switches(self, effects: Iterable[str]) -> None:
@@ -722,9 +722,9 @@ class Courier:
             self._arrived_again(delivery)
             return
         logger.warning("%s: %s to %s had taken effect, and is lost: %s", stream, sent.name, sent.stream, outcome)
-        told = Delivery(LOST, lost_input(step, sent, outcome))
-        told.route, told.position, told.size_bytes = route, delivery.position, delivery.size_bytes
-        self._put(told)
+        lost = Delivery(LOST, lost_input(step, sent, outcome))
+        lost.route, lost.position, lost.size_bytes = route, delivery.position, delivery.size_bytes
+        self._put(lost)
 
     def _arrived_again(self, delivery: Delivery) -> None:
         route = delivery.route
@@ -796,7 +796,7 @@ class Courier:
         """Send what has come back again, in order, before all that waits, but not at once."""
         queue.waiting.extendleft(sorted(queue.again, key=lambda one: -one.number))
         queue.again.clear()
-        queue.why = queue.told
+        queue.why = queue.trouble
         queue.pause_us = min(max(2 * queue.pause_us, RETRY_FIRST_US), RETRY_MAX_US)
         queue.listed = True
         heapq.heappush(self._pausing, (now_us + queue.pause_us, next(self._numbers), queue))
@@ -989,9 +989,9 @@ class Courier:
         if isinstance(outcome, Receipt):
             at = outcome.position if outcome.event_count else 0
             self._receipts[stream, number] = self._partition_of(sent.stream), at
-        told = Delivery(OUTCOME, outcome_input(step, sent, outcome))
-        told.source = delivery.source
-        self._put(told)
+        answer = Delivery(OUTCOME, outcome_input(step, sent, outcome))
+        answer.source = delivery.source
+        self._put(answer)
 
     def _go_back(self, route: _Route) -> None:
         """The partition of this route has lost what was delivered to it."""

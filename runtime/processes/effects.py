@@ -361,8 +361,8 @@ def _event(cls: type[Effects], method: Method) -> type[Event]:
     fits = 1 <= len(method.parameters) <= 2 and method.parameters[1:] in ((), (Call,))
     event = method.parameters[0] if method.parameters else None
     if not fits or not (inspect.isclass(event) and issubclass(event, Event)) or event is Event:
-        told = ", ".join(map(described, method.parameters)) or "nothing"
-        what = f"a @{verb} function takes one event class, or also a Call; this one takes {told}"
+        taken = ", ".join(map(described, method.parameters)) or "nothing"
+        what = f"a @{verb} function takes one event class, or also a Call; this one takes {taken}"
         raise DefinitionError(here, what, "annotate its parameters so")
     return event
 

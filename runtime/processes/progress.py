@@ -126,14 +126,14 @@ class Progress:
     def __repr__(self) -> str:
         """What matters to people, in one line."""
         open_sends = [f"{one.command} to {one.aggregate_type}/{one.id}" for one in self.sends.values() if not one.done]
-        told = {
+        fields = {
             "sent": open_sends[:_SHOWN_MAX],
             "timers": [*self.timers][:_SHOWN_MAX],
             "waiting": len(self.waiting),
             "parked": self.parked,
             "undoing": self.undoing,
         }
-        parts = [f"{name}={value!r}" for name, value in told.items() if value]
+        parts = [f"{name}={value!r}" for name, value in fields.items() if value]
         parts += [] if self.ended is None else [f"ended={self.ended!r}"]
         return f"Progress({', '.join(parts)})"
 

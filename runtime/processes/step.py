@@ -444,13 +444,13 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
     sent = progress.sends[number]
     if sent.lost:
         if result != ACCEPTED:
-            raise Stuck(f"{_told(sent)}, lost and sent again, {_result(result, payload)}")
+            raise Stuck(f"{_text_of(sent)}, lost and sent again, {_result(result, payload)}")
         return None
     if progress.ended is not None:
         return None
     if sent.undoes >= 0:
         if result != ACCEPTED:
-            raise Stuck(f"the compensation {_told(sent)} {_result(result, payload)}")
+            raise Stuck(f"the compensation {_text_of(sent)} {_result(result, payload)}")
         return None
     forwarded = process.id == UNROUTED
     if progress.ending is not None or (forwarded and result == ACCEPTED):
@@ -461,9 +461,9 @@ def _answer(process: Instance, head: list[Any], payload: bytes) -> Any:
         if result == ACCEPTED or progress.undoing:
             return None
         if process.is_effects:
-            raise Stuck(f"what its result sends: {_told(sent)} {_result(result, payload)}")
+            raise Stuck(f"what its result sends: {_text_of(sent)} {_result(result, payload)}")
         verb = "refused" if result == REFUSED else "failed"
-        raise Stuck(f"{_told(sent)} {_result(result, payload)}, and no @{verb} method takes it")
+        raise Stuck(f"{_text_of(sent)} {_result(result, payload)}, and no @{verb} method takes it")
     arguments: list[Any] = []
     for takes_command in method.takes_command:
         if takes_command:
@@ -484,7 +484,7 @@ def _check_class(process: Instance, command: Command) -> None:
             raise TypeError(what)
 
 
-def _told(sent: Sending) -> str:
+def _text_of(sent: Sending) -> str:
     return f"{sent.command} to {sent.aggregate_type}/{sent.id}"
 
 
@@ -549,13 +549,13 @@ def _lost_again(progress: Progress, one: _Waiting, how: int) -> list[Any]:
     """What an operator's `Retry` of a lost command sends: it, under a further id, of an instance that has ended too. It
     is taken back later only if it would have been. Raises `Stuck` otherwise: it is never passed over."""
     number, _, send_id = one.head[:3]
-    told = msgpack.unpackb(one.payload)
-    if not isinstance(told, dict):
+    body = msgpack.unpackb(one.payload)
+    if not isinstance(body, dict):
         what = f"number {number} had taken effect, and the log of its target has lost it"
         raise Stuck(f"{what}; an earlier release has noted that without the command: settle it by hand, then Skip")
     if how != RETRIED:
-        raise Stuck(told["why"])
-    *target, undoes, attempt = told["command"]
+        raise Stuck(body["why"])
+    *target, undoes, attempt = body["command"]
     sent = progress.sends.get(number)
     undo = None if sent is None or not sent.undo else msgpack.unpackb(sent.undo)
     again_id = step_id("again", send_id, attempt + 1)

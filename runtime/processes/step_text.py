@@ -68,7 +68,7 @@ def step_text(body: bytes) -> dict[str, Any]:
     """What a packed step holds, by name; parts that are empty are left out. Never raises."""
     try:
         how, kind, head, _, waits, _, parked, outputs, by, reason = msgpack.unpackb(body, strict_map_key=False)[:10]
-        told = {
+        fields = {
             "input": _input(kind, head) if how != END and (head or how != SETTLED) else "",
             "how": _HOW.get(how, ""),
             "waits": bool(waits),
@@ -79,7 +79,7 @@ def step_text(body: bytes) -> dict[str, Any]:
         }
     except (ValueError, TypeError, IndexError, KeyError):
         return {"body": body}
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _input(kind: int, head: list[Any]) -> str:

@@ -195,8 +195,8 @@ def _of_aggregate(stored: StoredEvent, packed: bytes) -> StoredStep:
     except (ValueError, TypeError, IndexError) as error:
         raise Damaged(f"event {stored.position}", f"its outputs are none: {error}") from error
     place = stored.stream, stored.version, stored.position, stored.command_id, _correlation(stored)
-    told = stored.headers.get(HEADER_HOPS, 0), stored.recorded_at_us
-    return StoredStep(*place, False, None, None, None, sends, timers, forgotten, False, False, "", False, *told)
+    origin = stored.headers.get(HEADER_HOPS, 0), stored.recorded_at_us
+    return StoredStep(*place, False, None, None, None, sends, timers, forgotten, False, False, "", False, *origin)
 
 
 def _correlation(stored: StoredEvent) -> bytes:

@@ -40,8 +40,8 @@ def check_targets(catalogue: Catalogue) -> None:
     for sender in catalogue.aggregates.values():
         for name, target in _named_in(sender) if sender.is_process or sender.has_outputs else ():
             if target.aggregate_type not in catalogue.aggregates:
-                told = "%s names %s, which is not in aggregates=: what it sends there fails"
-                logger.warning(told, where(sender, name), target.__name__)
+                message = "%s names %s, which is not in aggregates=: what it sends there fails"
+                logger.warning(message, where(sender, name), target.__name__)
 
 
 def _named_in(sender: type[Aggregate]) -> Iterator[tuple[str, type[Aggregate]]]:

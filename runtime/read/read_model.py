@@ -95,7 +95,7 @@ _ALONE: Final = struct.Struct(">1s5xHQ")
 _EVENT_PATIENCE: Final = 8
 """How many times as long as a query one event may take: no caller waits for it, and its commit may wait for a disk."""
 
-_GIVE_WAY_S: Final = 0.02
+_ADMIT_S: Final = 0.02
 
 _OF_A_CALL: Final = (Unavailable, Overloaded, Conflict, Fenced, Sealed)
 """Errors that state what became of a call. A handler may have one from a call of its own: to the caller it would be a
@@ -137,7 +137,7 @@ def _called(answering: Callable[[Any, Any], Any], model: Projection, query: obje
         return _HandlerError(error)
 
 
-def _tell_nothing() -> None:
+def _no_notice() -> None:
     """Nothing waits."""
 
 
@@ -164,7 +164,7 @@ class ReadModel:
         self._catalogue = catalogue
         self._readers = readers
         self._directory = directory
-        self.tell_changed: Callable[[], None] = _tell_nothing
+        self.notify_changed: Callable[[], None] = _no_notice
         """Called, on any thread and without a lock, once something was taken in, this has stopped, or was closed. For
         what waits without a thread."""
         self._kept = StoredModel(projection, catalogue, readers, part, self._in_hand)
@@ -246,7 +246,7 @@ class ReadModel:
                 self._closed = True
                 self._kept.close()
                 self._changed.notify_all()
-        self.tell_changed()
+        self.notify_changed()
 
     # --- step [7] ------------------------------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class ReadModel:
         done, in_all = 1, 0
         while done and in_all < len(records) and self.failed is None:
             if self._asking:
-                self._give_way()
+                self._admit_queries()
             with self._changed:
                 if self._closed:
                     raise Unavailable(self._projection.projection_name, "this read model was closed")
@@ -299,7 +299,7 @@ class ReadModel:
                 finally:
                     self._in_hand.end()
                     self._changed.notify_all()
-            self.tell_changed()
+            self.notify_changed()
             in_all += done
 
     def _feed_some(self, partition: int, records: Sequence[bytes], checked: bool) -> int:
@@ -340,17 +340,17 @@ class ReadModel:
         ahead = [first for kind, of, first in pages if kind in b"p1" and of == partition and first > position]
         return min(ahead, default=position + PAGE_EVENTS)
 
-    def _give_way(self) -> None:
+    def _admit_queries(self) -> None:
         """Let those who ask have the lock once, before the next page."""
         with self._door:
             before = self._answered
-            self._door.wait_for(lambda: not self._asking or self._answered != before, _GIVE_WAY_S)
+            self._door.wait_for(lambda: not self._asking or self._answered != before, _ADMIT_S)
 
     def _stop(self, partition: int, position: int, error: RayfoldError) -> None:
         with self._changed:
             self._kept.stop(partition, position, error)
             self._changed.notify_all()
-        self.tell_changed()
+        self.notify_changed()
 
     # --- step [8] ------------------------------------------------------------------------------------------------
 
@@ -444,7 +444,7 @@ class ReadModel:
         with self._changed:
             self._kept.failed = error
             self._changed.notify_all()
-        self.tell_changed()
+        self.notify_changed()
 
     def wait_for(self, after: Mapping[int, int], timeout_s: float) -> None:
         """Return once `after` is visible here. Raises `NotYetVisible` after `timeout_s`, with the place reached; at
@@ -562,14 +562,14 @@ class ReadModel:
                 self._kept.go_on_from(other._kept)
                 self._checkpoint_at = (0, 0.0, 0.0)  # one of the right state is due
                 self._changed.notify_all()
-        self.tell_changed()
+        self.notify_changed()
 
     # --- beside the path -----------------------------------------------------------------------------------------
 
     def progress(self) -> Progress:
         """How far this read model is. Does not wait for a page that is being taken in."""
         positions, kept = dict(self.positions), self._kept
-        replaying = any(positions[partition] < head for partition, head in kept.reach.heads.items())
+        replaying = any(positions[partition] < head for partition, head in kept.log_heads.heads.items())
         events_applied = sum(positions.values()) - self._opened_at
         recorded_at_us = kept.recorded_at_us()
         return Progress(positions, events_applied, recorded_at_us, kept.failed, len(kept.quarantined), replaying)

@@ -82,7 +82,7 @@ class StoredModel:
         self.other_history = ""
         """Why what was stored did not follow the present log: that is an alarm. Empty if it did."""
         self.quarantined: tuple[Quarantined, ...] = ()
-        self.reach = LogHeads(readers)
+        self.log_heads = LogHeads(readers)
         self.store: ReadStore = projection.read_store.make()
         self._projection = projection
         self._catalogue = catalogue
@@ -105,7 +105,7 @@ class StoredModel:
         opened now is kept, and tried again by the next opening; what is damaged is made from the log. Raises
         `StoreError`, and `DefinitionError` for a store that cannot be made.
         """
-        self.reach.look()
+        self.log_heads.look()
         if directory is not None:
             self._folder = folder_of_code(directory, self._catalogue.fingerprint(self._projection))
         try:
@@ -113,7 +113,7 @@ class StoredModel:
             found = None if stored is None else Checkpoint.unpacked(stored)
             wrong = "" if stored is None else "its checkpoint is damaged"
             if found is not None:
-                wrong = found.objection(self._readers, self._readers.keys() - self.reach.unseen)
+                wrong = found.objection(self._readers, self._readers.keys() - self.log_heads.unseen)
         except Damaged as error:
             if self._folder is None:
                 self.store.close()
@@ -132,7 +132,7 @@ class StoredModel:
 
     def _look_again(self, partition: int) -> None:
         """At a log that was out of reach: what is in it is replayed, and it must be the one that was followed."""
-        if self.reach.look_at(partition) and (why := self._at.objection(self._readers, [partition])):
+        if self.log_heads.look_at(partition) and (why := self._at.objection(self._readers, [partition])):
             self.other_history = why
             if self._folder is not None:
                 discard_at_next_opening(self._folder)
@@ -167,7 +167,7 @@ class StoredModel:
         A record that was only sent (not `checked`) and is damaged ends it too; it may be right in the log. Raises
         `StorageFailed` when the store's disk refused: then nothing of the last page was taken in.
         """
-        if partition in self.reach.unseen:
+        if partition in self.log_heads.unseen:
             self._look_again(partition)
         self._replay()
         until_s = time.perf_counter() + PAGE_S
@@ -217,7 +217,7 @@ class StoredModel:
         return 1, _REST
 
     def _marked_up_to(self, partition: int) -> int:
-        return max(self.reach.heads[partition], self._called_up_to[partition])
+        return max(self.log_heads.heads[partition], self._called_up_to[partition])
 
     def _attempt(
         self,

@@ -95,7 +95,7 @@ def history(
     if last - first + 1 > HISTORY_MAX:
         what = f"versions {first:,} to {last:,} of {stream} are over {HISTORY_MAX:,} events"
         raise InvalidMessage("history", what, "ask for one range after the other with from_version and to_version")
-    told: list[tuple[Event, Recorded]] = []
+    found: list[tuple[Event, Recorded]] = []
     size_bytes = 0
     for stored in _stored(reader, stream, first, last):
         size_bytes += len(stored.payload)
@@ -104,12 +104,12 @@ def history(
             raise InvalidMessage("history", what, "ask for one range after the other with from_version and to_version")
         recorded = recorded_in(partition, stored)
         try:
-            told += [(event, recorded) for event in catalogue.decode_events(stored)]
+            found += [(event, recorded) for event in catalogue.decode_events(stored)]
         except UnknownEvent as error:
             if unreadable == "raise":
                 raise error.in_partition(partition) from None
-            told.append((unreadable_event(stored, error), recorded))
-    return told
+            found.append((unreadable_event(stored, error), recorded))
+    return found
 
 
 def stored_history(

@@ -52,7 +52,7 @@ from ..log.format import (
     split_versioned_key,
     versioned_key,
 )
-from ..log.index_buffer import group_of, version_told
+from ..log.index_buffer import answered_version, group_of
 from ..log.reader import HOLDINGS_SINCE, LmdbReader
 from ..stream import StreamId, is_reserved
 from .report import PartitionReport, Problem, Report
@@ -395,7 +395,7 @@ class _PartitionCheck:
             event = decode_record(record)
         except Damaged:
             return True  # the walk over the events reports it
-        if event.command_id != key or version_told(event) != entry.version:
+        if event.command_id != key or answered_version(event) != entry.version:
             what = f"event {entry.position} is version {event.version} of {event.stream} by another command or version"
             self._problem("commands", key.hex(), "command", what)
         return True
@@ -428,4 +428,4 @@ class _PartitionCheck:
 def _ends_at_or_after(entry: CommandEntry, event: StoredEvent) -> bool:
     """Whether the command that an event came from may end where the command index has it."""
     behind = entry.position - event.position
-    return behind >= 0 and entry.version == (version_told(event) and event.version + behind)
+    return behind >= 0 and entry.version == (answered_version(event) and event.version + behind)

@@ -190,7 +190,7 @@ def _of_fields(cls: type, fields: Mapping[str, tuple[Any, Any]], seen: tuple[typ
     if cls in seen or not fields:
         return _json()
     pa = pyarrow()
-    columns = {name: column_of(*told, (*seen, cls)) for name, told in fields.items()}
+    columns = {name: column_of(*described, (*seen, cls)) for name, described in fields.items()}
     made = _struct({name: column.make for name, column in columns.items()}, is_map=issubclass(cls, dict))
     return Column(pa.struct([(name, column.type) for name, column in columns.items()]), made)
 

@@ -58,8 +58,8 @@ class ClassTable:
         readable = [None if isinstance(event, UnreadableEvent) else event for event, _ in rows] if rest else None
         events: Sequence[Event | None] = readable or [event for event, _ in rows]
         arrays = [self._array(name, column, events, rest) for name, column in self._columns.items()]
-        told = [json_text(rest[number]) if number in rest else None for number in range(len(rows))]
-        arrays = [*_place_arrays(rows), *arrays, pa.array(told, pa.string())]
+        texts = [json_text(rest[number]) if number in rest else None for number in range(len(rows))]
+        arrays = [*_place_arrays(rows), *arrays, pa.array(texts, pa.string())]
         return pa.record_batch(arrays, schema=self.schema)
 
     def _array(self, name: str, column: Column, events: Sequence[Event | None], rest: dict[int, dict[str, Any]]) -> Any:

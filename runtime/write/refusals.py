@@ -59,7 +59,7 @@ def first_outcome_in(record: bytes, command: PackedCommand, partition: int) -> O
     if stored.stream == REFUSALS:
         kept = msgpack.unpackb(stored.payload)
         if stored.name == REFUSED:
-            return Rejected.told(kept["reason"], unpack_facts(kept["facts"]), kept["stream"], kept["command"])
+            return Rejected.with_facts(kept["reason"], unpack_facts(kept["facts"]), kept["stream"], kept["command"])
         if stored.name == FAILED:
             return from_wire(kept)
         if stored.name == UNCHANGED:

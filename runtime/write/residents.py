@@ -199,14 +199,14 @@ class Residents:
     def saved(self, first: int) -> list[SavedResident]:
         """The next residents after the `first` lately used ones, for the partition's next actor; none at the end. One
         that takes no snapshots, or cannot be saved, is left out: it is loaded from its events."""
-        told = []
+        listed = []
         for stream in islice(reversed(self._cache), first, first + SAVED_AT_ONCE):
             aggregate = self._cache[stream]
             if aggregate.snapshot_every:
                 with suppress(Exception):  # of a state that would not come back as it is
                     schema, state = state_fingerprint(type(aggregate)), checked_state(aggregate)
-                    told.append(SavedResident(stream, aggregate.version, schema, state))
-        return told
+                    listed.append(SavedResident(stream, aggregate.version, schema, state))
+        return listed
 
     def offer(self, saved: Iterable[SavedResident]) -> None:
         """Begin with these where the log has no later snapshot. They are of this log, at whatever version."""

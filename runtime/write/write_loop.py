@@ -34,7 +34,7 @@ from ..encoding.catalogue import Catalogue
 from ..encoding.codec import decode_message, encode_checked
 from ..encoding.content import old_payloads
 from ..encoding.envelope import DIGEST_BYTES, FINAL, PackedCommand
-from ..encoding.facts import as_told
+from ..encoding.facts import as_answered
 from ..encoding.outcome import Outcome
 from ..encoding.outputs import OutputsTooLarge, outputs_header
 from ..encoding.saved_state import checked_state, state_fingerprint
@@ -238,7 +238,7 @@ class WriteLoop:
             raise Conflict(str(stream), expected_version, aggregate.version)
         events = self._run_decider(command, aggregate)
         if isinstance(events, Rejected):
-            refused = as_told(events, str(stream), command.name)
+            refused = as_answered(events, str(stream), command.name)
             return self._keep(index, command, digest, refused, decided) if command.decisive else refused
         if not events and command.decisive >= FINAL:
             unchanged = Receipt(stream, self.partition, 0, aggregate.version, command.command_id, False, "", 0)
@@ -471,7 +471,7 @@ class WriteLoop:
         for stream, aggregate in decided.working.items():
             self.residents.put_back(aggregate, stream)
         self.residents.grew(sum(map(len, records)))
-        return Batch(_told(outcomes), records)
+        return Batch(_complete(outcomes), records)
 
     def _fail_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         """Nothing was appended: forget what was decided. What was refused because of it is void as well, and if another
@@ -488,7 +488,7 @@ class WriteLoop:
             elif stands or not (fenced or _depends_on_lost(lost, outcome, command)):
                 continue
             decided.outcomes[index] = error
-        return Batch(_told(decided.outcomes), [])
+        return Batch(_complete(decided.outcomes), [])
 
     def _split_batch(self, commands: Sequence[PackedCommand], decided: _Decided, error: RayfoldError) -> Batch:
         """The log refuses the whole batch for something in it: in halves then, so that it costs no neighbour."""
@@ -507,10 +507,10 @@ def _depends_on_lost(lost: set[StreamId | bytes], outcome: Outcome, command: Pac
     return isinstance(outcome, Refusal | HandlerFailed) and command.stream in lost
 
 
-def _told(outcomes: list[Outcome | None]) -> list[Outcome]:
-    told = [outcome for outcome in outcomes if outcome is not None]
-    assert len(told) == len(outcomes), "a command without an outcome"
-    return told
+def _complete(outcomes: list[Outcome | None]) -> list[Outcome]:
+    complete = [outcome for outcome in outcomes if outcome is not None]
+    assert len(complete) == len(outcomes), "a command without an outcome"
+    return complete
 
 
 def _reused(command: PackedCommand, first: Outcome | None) -> CommandIdReused:

@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in (("COMMANDS", {16: 64, 1: 8}), ("QUERIES", {64: 256}), ("WARM_UP", 64), ("REPETITIONS", 1)):
         monkeypatch.setattr(saturated, name, value)
-    for module, name in ((routing, "IN_FLIGHT_MAX"), (index_buffer, "BYTES_A_TURN")):
+    for module, name in ((routing, "IN_FLIGHT_MAX"), (index_buffer, "BYTES_A_ROUND")):
         monkeypatch.setattr(module, name, getattr(module, name))
     for module in (routing, batcher):
         monkeypatch.setattr(module, "BatchQueue", vars(module)["BatchQueue"])

@@ -92,7 +92,7 @@ def test_the_last_command_whose_key_decayed_is_damaged_too(store: Store) -> None
 def test_a_stream_whose_last_key_decayed_is_damaged_and_not_shorter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_buffer, "BYTES_A_TURN", 1)  # all of it is in the stream index
+    monkeypatch.setattr(index_buffer, "BYTES_A_ROUND", 1)  # all of it is in the stream index
     store, stream = make_two(tmp_path / "store", SEED), StreamId("Till", "till-2")
     reader, _ = decayed(store, STREAMS, lambda keys: [one for one in keys if one.startswith(stream.key)][-1], flipped)
     with pytest.raises(Damaged):
@@ -106,7 +106,7 @@ def test_a_key_that_decayed_above_the_leaves_of_the_stream_index_gives_no_other_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LMDB then comes to a page before or after the one where the version is."""
-    monkeypatch.setattr(index_buffer, "BYTES_A_TURN", 1)
+    monkeypatch.setattr(index_buffer, "BYTES_A_ROUND", 1)
     stream, number = StreamId("Account", "alice"), 400
     log = open_log(tmp_path / "log", "partition 0")
     epoch = log.activate()

@@ -56,7 +56,7 @@ class Projector:
         listening = open_listening_socket("projector")
         assert listening is not None
         self.server = QueryServer(listening, STORE_ID, self.answers, self.read_model.apply)
-        self.read_model.tell_changed = self.server.tell_changed
+        self.read_model.notify_changed = self.server.notify_changed
 
     def commit(self, events: int = 1) -> tuple[int, list[bytes]]:
         """Have the log hold more events, which are not broadcast. The position of the first, and their records."""

@@ -72,10 +72,10 @@ SENTENCES: list[tuple[RayfoldError, str]] = [
     (Rejected("closed"), "closed"),
     (Rejected("insufficient_funds", balance=5, needed=7), "insufficient_funds (balance=5, needed=7)"),
     (
-        Rejected.told("insufficient_funds", {"balance": 5, "needed": 7}, "Account/alice", "Withdraw"),
+        Rejected.with_facts("insufficient_funds", {"balance": 5, "needed": 7}, "Account/alice", "Withdraw"),
         "Account/alice refused Withdraw: insufficient_funds (balance=5, needed=7)",
     ),
-    (Rejected.told("closed", {}, "Account/alice", "Withdraw"), "Account/alice refused Withdraw: closed"),
+    (Rejected.with_facts("closed", {}, "Account/alice", "Withdraw"), "Account/alice refused Withdraw: closed"),
     (Conflict("Account/alice", 4, 6), "expected version 4 of Account/alice, but the stream is at 6"),
     (Conflict("Account/alice", 0, 6), "expected no stream of Account/alice, but the stream is at 6"),
     (

@@ -39,13 +39,13 @@ class SimulatedReader(Protocol):
 class BroadcastLink(SimulatedLink):
     """One connection: the partition's end, with its socket, the network between, and the projector's end."""
 
-    def __init__(self, links: SimulatedLinks, projector: SimulatedReader, told: Told, tell_lost: Told) -> None:
+    def __init__(self, links: SimulatedLinks, projector: SimulatedReader, told: Told, on_lost: Told) -> None:
         super().__init__(links.network, links.partition, "broadcasts", "greetings to partitions")
         self.refused = ""
         """Why the projector has ended the connection, if it has."""
         self.received = 0
         """Broadcasts that the projector has taken in."""
-        self._links, self._projector, self._told, self._tell_lost = links, projector, told, tell_lost
+        self._links, self._projector, self._told, self._on_lost = links, projector, told, on_lost
         self._reads = projector.read_broadcasts(self)
         self._ours, self._theirs = Handshake("broadcast"), Handshake("projector", also=("broadcast",))
         self._link: ProjectorLink | None = None
@@ -117,7 +117,7 @@ class BroadcastLink(SimulatedLink):
                 self._told(None)
             else:
                 self._link.close()
-                self._tell_lost(self._link)
+                self._on_lost(self._link)
 
 
 class SimulatedLinks:
@@ -136,9 +136,9 @@ class SimulatedLinks:
         self.links: list[BroadcastLink] = []
         self._listeners = listeners
 
-    def search(self, projector: Any, told: Told, tell_lost: Told) -> None:
+    def search(self, projector: Any, told: Told, on_lost: Told) -> None:
         """See `ProjectorLinks`."""
-        found = partial(self._found, told, tell_lost)
+        found = partial(self._found, told, on_lost)
         projector.socket_path.remote().future().add_done_callback(found)
 
     def close(self) -> None:
@@ -151,8 +151,8 @@ class SimulatedLinks:
         for link in self.links:
             link.cut()
 
-    def _found(self, told: Told, tell_lost: Told, path: Future[str]) -> None:
+    def _found(self, told: Told, on_lost: Told, path: Future[str]) -> None:
         if path.exception() is not None:
             told(None)
             return
-        self.links.append(BroadcastLink(self, self._listeners[path.result()], told, tell_lost))
+        self.links.append(BroadcastLink(self, self._listeners[path.result()], told, on_lost))

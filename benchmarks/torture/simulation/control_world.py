@@ -741,7 +741,7 @@ class SimulatedSupervision(Supervision):
 class _Rollout(Rollout):
     """The real one, without Ray's directory: a deployment is another generation, which a supervisor starts with."""
 
-    async def _under_way(self) -> None:
+    async def _unfinished(self) -> None:
         return None
 
     async def _entry(self) -> None:

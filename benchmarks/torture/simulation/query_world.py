@@ -194,7 +194,7 @@ class ServingProjector(ProjectorProcess):
         self._incarnation = b"%08d" % len(world.projectors)
         world.projectors[self.path] = self
         super().__init__(world)
-        self.model.tell_changed = self._attend
+        self.model.notify_changed = self._attend
         self._looking = world.loop.create_task(self._look())
 
     def _end_parts(self) -> None:

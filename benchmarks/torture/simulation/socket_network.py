@@ -52,7 +52,7 @@ class RecordedConnection(SocketConnection):
         self,
         client: bytes,
         batch_done: Callable[[int, bytes | None], None],
-        tell_lost: Callable[[SocketConnection], None],
+        on_lost: Callable[[SocketConnection], None],
         store_id: str = "",
     ) -> None:
         self.answers: list[tuple[int, bytes]] = []
@@ -62,7 +62,7 @@ class RecordedConnection(SocketConnection):
                 self.answers.append((attempt, answer))
             batch_done(attempt, answer)
 
-        super().__init__(client, record, tell_lost, store_id)
+        super().__init__(client, record, on_lost, store_id)
 
     @property
     def refused(self) -> str:

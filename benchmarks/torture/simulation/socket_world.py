@@ -423,7 +423,7 @@ class SocketWorld(World):
     def _attach(self, router: CommandRouter) -> None:
         for partition in range(PARTITIONS):
             self._replace(router, partition)
-        router.tell_unavailable({})
+        router.set_unavailable({})
 
 
 def _purse(number: int) -> StreamId:

@@ -52,7 +52,7 @@ FIRST: Final = 12
 ATTEMPTS_MAX: Final = 4
 """Of one batch whose append fails. A fault is injected once, so the second attempt succeeds."""
 
-EVENTS_A_TURN: Final = 2
+EVENTS_A_ROUND: Final = 2
 """Instead of 256: the logs here are small, and the stream index is to be behind and to catch up in them all the
 same."""
 
@@ -137,11 +137,11 @@ def expected(seed: int, count: int) -> Expected:
 @contextlib.contextmanager
 def short_turns() -> Iterator[None]:
     """The stream index catches up after a few events meanwhile (`runtime/log/index_buffer.py`)."""
-    before, index_buffer.EVENTS_A_TURN = index_buffer.EVENTS_A_TURN, EVENTS_A_TURN
+    before, index_buffer.EVENTS_A_ROUND = index_buffer.EVENTS_A_ROUND, EVENTS_A_ROUND
     try:
         yield
     finally:
-        index_buffer.EVENTS_A_TURN = before
+        index_buffer.EVENTS_A_ROUND = before
 
 
 def open_clocked(store: Store, partition: int = 0, **options: Any) -> LmdbLog:

@@ -104,7 +104,7 @@ async def test_what_could_not_be_sent_is_sent_again_in_order_because_nothing_has
 
         def submit_unless_away(packed: PackedCommand, blob: bytes, timeout_s: float) -> asyncio.Future[Outcome]:
             amount = decode_message(Deposit, packed.payload).amount
-            running._client.tell_unavailable({0: "its node is gone"} if amount in away else {})
+            running._client.set_unavailable({0: "its node is gone"} if amount in away else {})
             return submit(packed, blob, timeout_s)
 
         monkeypatch.setattr(running._client._router, "submit", submit_unless_away)

@@ -17,7 +17,6 @@ from rayfold.actors.packaging.registry import (
     begin_deployment,
     code_of,
     deployment_of,
-    deployment_under_way,
     deployments_of,
     forget_deployments,
     forget_plan,
@@ -29,6 +28,7 @@ from rayfold.actors.packaging.registry import (
     put_store,
     remove_unused_code,
     store_of,
+    unfinished_deployment,
 )
 from rayfold.actors.settings import Settings
 
@@ -121,15 +121,15 @@ def test_the_code_before_stays_until_the_deployment_has_ended() -> None:
 def test_a_deployment_is_under_way_from_the_plan_until_that_is_in_charge_or_it_has_ended() -> None:
     put_plan(plan(1))
     number = begin_deployment(ONE, "")
-    assert deployment_under_way(ONE) is None
+    assert unfinished_deployment(ONE) is None
     under_way = Deployment(number, "", plan(number), previous=plan(1))
     put_deployment(ONE, under_way)
-    assert deployment_under_way(ONE) == under_way
+    assert unfinished_deployment(ONE) == under_way
     put_plan(plan(number))
-    assert deployment_under_way(ONE) is None
+    assert unfinished_deployment(ONE) is None
     put_plan(plan(1))
     put_deployment(ONE, Deployment(number, "", failed=("Unavailable", "shop", "it was called off")))
-    assert deployment_under_way(ONE) is None
+    assert unfinished_deployment(ONE) is None
     assert deployment_of(ONE, number) == Deployment(number, "", failed=("Unavailable", "shop", "it was called off"))
 
 

@@ -329,7 +329,7 @@ def test_a_server_that_is_closed_leaves_no_file_open(projector: Projector) -> No
     server = query_server.QueryServer(listening, STORE_ID, projector.answers, projector.read_model.apply)
     assert open_files() - before
     server.close()
-    server.tell_changed()
+    server.notify_changed()
     server.close()
     assert open_files() <= before
 

@@ -28,7 +28,7 @@ class One:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    def living(self) -> list[tuple[str, Any]]:
+    def watched(self) -> list[tuple[str, Any]]:
         return [("the one", self._actor)]
 
 

@@ -135,7 +135,7 @@ async def test_a_program_uses_the_agent_that_is_there_and_another_one_when_that_
     relay = second.serve()
     bank = client()
     await bank.start()
-    assert (bank.address, bank.store.store_id, bank.told_as.split(",")[0]) == ("one:6379", STORE, "bank")
+    assert (bank.address, bank.store.store_id, bank.name_in_log.split(",")[0]) == ("one:6379", STORE, "bank")
     assert await bank.heads() == {0: 7}
     relay_of_first = first.serve()
     second.end()

@@ -125,7 +125,7 @@ def test_a_rejection_may_have_a_fact_of_any_name() -> None:
     rejected = Rejected("full", reason="of seats", self=1, stream="a river", command="halt")
     assert (rejected.reason, rejected.stream, rejected.command) == ("full", None, "")
     assert str(rejected) == "full (reason='of seats', self=1, stream='a river', command='halt')"
-    told = Rejected.told(rejected.reason, rejected.facts, "Plane/1", "Board")
+    told = Rejected.with_facts(rejected.reason, rejected.facts, "Plane/1", "Board")
     assert str(told).startswith("Plane/1 refused Board: full (reason='of seats'")
     assert vars(pickle.loads(pickle.dumps(told))) == vars(told)
 
@@ -135,7 +135,7 @@ def test_a_refusal_says_which_aggregate_it_is_about_as_a_receipt_does(text: str)
     kind, _, ident = text.partition("/")
     expected = StreamId(kind, ident)
     refusals = [
-        Rejected.told("full", {"seats": 3}, text, "Board"),
+        Rejected.with_facts("full", {"seats": 3}, text, "Board"),
         Conflict(text, 4, 6),
         CommandIdReused("00" * 16, text),
     ]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayfold.runtime.domain.recorded import Recorded
-from rayfold.runtime.encoding.facts import as_told
+from rayfold.runtime.encoding.facts import as_answered
 from rayfold.runtime.encoding.outcome import (
     Answered,
     Redirect,
@@ -56,7 +56,7 @@ def arrived(*outcomes: Answered) -> list[Answered]:
 
 def rejected(**facts: Any) -> Rejected:
     """What arrives of a rejection with these facts."""
-    (outcome,) = arrived(Rejected.told("reason", facts, "Account/alice", "Deposit"))
+    (outcome,) = arrived(Rejected.with_facts("reason", facts, "Account/alice", "Deposit"))
     assert isinstance(outcome, Rejected)
     assert (outcome.reason, outcome.stream, outcome.command) == ("reason", ALICE, "Deposit")
     return outcome
@@ -195,13 +195,13 @@ def test_a_fact_whose_class_a_caller_may_not_have_arrives_as_its_value_or_text(f
 def test_facts_as_told_in_the_same_process_are_those_that_arrive_from_another() -> None:
     held = [1]
     facts = {"held": held, "money": Money(5), "level": Level.HIGH, "where": ALICE, "tuple": (1,), "text": "x" * 100_000}
-    told = as_told(Rejected("reason", **facts), "Account/alice", "Deposit")
+    told = as_answered(Rejected("reason", **facts), "Account/alice", "Deposit")
     (outcome,) = arrived(told)
     assert isinstance(outcome, Rejected)
     assert outcome.facts == told.facts
     held.append(2)
     assert told.facts["held"] == "[1]", "too large together: each is shown as text"
-    small = as_told(Rejected("reason", held=held), "Account/alice", "Deposit")
+    small = as_answered(Rejected("reason", held=held), "Account/alice", "Deposit")
     held.append(3)
     assert small.facts == {"held": [1, 2]}
 
@@ -276,7 +276,7 @@ def test_no_error_is_larger_than_its_bound() -> None:
     facts: dict[str, Any] = {f"fact_{number}": "ä" * 1_000_000 for number in range(50)}
     assert len(encode_outcomes([Rejected("reason", **facts)])) < 100_000
     many: dict[str, Any] = {f"fact_{number}": number for number in range(20_000)}
-    blob = encode_outcomes([Rejected.told("reason", many, "Account/alice", "Deposit")])
+    blob = encode_outcomes([Rejected.with_facts("reason", many, "Account/alice", "Deposit")])
     assert len(blob) < 5_000
     (outcome,) = decode_outcomes(blob, [Waiting(ALICE, bytes(16))])
     assert isinstance(outcome, Rejected)

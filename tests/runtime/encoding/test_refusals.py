@@ -21,7 +21,7 @@ from rayfold.runtime.encoding.catalogue import Catalogue
 from rayfold.runtime.encoding.codec import encode_message
 from rayfold.runtime.encoding.envelope import FINAL, Envelope, PackedCommand, pack, unpack_batch
 from rayfold.runtime.encoding.error_codec import from_wire, to_wire
-from rayfold.runtime.encoding.facts import as_told
+from rayfold.runtime.encoding.facts import as_answered
 from rayfold.runtime.encoding.outcome import Outcome
 from rayfold.runtime.errors import (
     CommandIdReused,
@@ -171,8 +171,10 @@ def test_every_repeat_of_a_decisive_refusal_is_the_same_refusal(log: FaultyLog) 
     ids=lambda rejected: rejected.reason[:8].encode("ascii", "replace").decode(),
 )
 def test_what_is_told_at_first_is_what_is_stored_and_told_again(rejected: Rejected) -> None:
-    first = as_told(rejected, "Stock/a", "Reserve")
-    again = as_told(Rejected.told(first.reason, first.facts, str(first.stream), first.command), "Stock/a", "Reserve")
+    first = as_answered(rejected, "Stock/a", "Reserve")
+    again = as_answered(
+        Rejected.with_facts(first.reason, first.facts, str(first.stream), first.command), "Stock/a", "Reserve"
+    )
     at = (1, bytes(32), REFUSALS, 1, 1, bytes(16), b"", b"")
     stored = first_outcome_in(encode_record(at, kept_event(first)), sent(Reserve(pieces=1), 1), 0)
     for told in (again, stored, from_wire(to_wire(first))):

@@ -18,7 +18,7 @@ from tests.runtime.log.appends import children
 @pytest.fixture
 def indexed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every append goes into the stream index with its own commit."""
-    monkeypatch.setattr(index_buffer, "BYTES_A_TURN", 1)
+    monkeypatch.setattr(index_buffer, "BYTES_A_ROUND", 1)
 
 
 @pytest.fixture(params=["lmdb", "lmdb, indexed at once", "memory"])

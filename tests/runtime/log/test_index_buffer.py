@@ -73,7 +73,7 @@ def test_entries_are_put_a_group_at_a_time_and_the_index_lags_by_a_bound(lmdb_lo
     assert entries(lmdb_log) == 0, "200 events are no turn yet"
     for number in range(300):
         lmdb_log.append(epoch, [deposits(MANY[(number * 40 + n) % 200], n) for n in range(40)])
-        assert lmdb_log.head() - min(indexed(lmdb_log)) <= GROUPS * index_buffer.EVENTS_A_TURN + 40
+        assert lmdb_log.head() - min(indexed(lmdb_log)) <= GROUPS * index_buffer.EVENTS_A_ROUND + 40
     groups = [group_of(decode_record(record).stream.key) for record in lmdb_log.read(0, 1 << 20)]
     held = indexed(lmdb_log)
     assert entries(lmdb_log) == sum(position <= held[group] for position, group in enumerate(groups, 1))
@@ -87,13 +87,13 @@ def test_large_records_have_their_turn_sooner(lmdb_log: LmdbLog) -> None:
         lmdb_log.append(epoch, [large._replace(stream=stream, command_id=deposits(stream, 1).command_id)])
     assert lmdb_log.head() - min(indexed(lmdb_log)) < 9
     held, head = sorted(indexed(lmdb_log)), lmdb_log.head()
-    assert head - held[0] <= 1 + (GROUPS * index_buffer.BYTES_A_TURN >> 20)
+    assert head - held[0] <= 1 + (GROUPS * index_buffer.BYTES_A_ROUND >> 20)
 
 
 def test_a_batch_larger_than_all_turns_together_is_in_the_index_at_once(
     lmdb_log: LmdbLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_buffer, "EVENTS_A_TURN", 2)
+    monkeypatch.setattr(index_buffer, "EVENTS_A_ROUND", 2)
     lmdb_log.append(lmdb_log.activate(), [deposits(stream, 1) for stream in MANY])
     assert (entries(lmdb_log), set(indexed(lmdb_log))) == (200, {200})
 
@@ -108,11 +108,11 @@ batches = st.lists(st.lists(appends, max_size=6), max_size=12)
 @settings(max_examples=60, deadline=None)
 @given(batches, st.sampled_from([1, 2, 5, 256]), st.sampled_from([1, 700, 1 << 20]), st.sets(st.integers(0, 11)))
 def test_whoever_reads_and_however_often_the_writer_begins_anew_every_stream_is_whole(
-    history: list[list[tuple[int, int]]], events_a_turn: int, bytes_a_turn: int, reopened: set[int]
+    history: list[list[tuple[int, int]]], events_a_round: int, bytes_a_round: int, reopened: set[int]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_buffer, "EVENTS_A_TURN", events_a_turn)
-        patch.setattr(index_buffer, "BYTES_A_TURN", bytes_a_turn)
+        patch.setattr(index_buffer, "EVENTS_A_ROUND", events_a_round)
+        patch.setattr(index_buffer, "BYTES_A_ROUND", bytes_a_round)
         store = create_or_open_store(folder, 1)
         log = store.open_log(0)
         epoch, of = log.activate(), {stream: list[int]() for stream in MANY[:12]}
@@ -148,7 +148,7 @@ from rayfold.runtime.log import recent
 from rayfold.runtime.store.store import open_store
 from tests.runtime.log.appends import deposits
 from tests.runtime.log.test_recent import MANY
-recent.EVENTS_A_TURN = 10
+recent.EVENTS_A_ROUND = 10
 log = open_store(sys.argv[1]).open_log(0)
 epoch = log.activate()
 while True:
@@ -316,7 +316,7 @@ def test_a_log_of_format_1_is_read_as_it_is_and_becomes_one_of_the_present_forma
 ) -> None:
     store = create_or_open_store(tmp_path / "store", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(index_buffer, "BYTES_A_TURN", 1)
+        patch.setattr(index_buffer, "BYTES_A_ROUND", 1)
         log = store.open_log(0)
         fill(log, 3)
         as_format_1(log)

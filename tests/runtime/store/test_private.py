@@ -19,7 +19,7 @@ from rayfold.runtime.errors import NotPrivate, StoreInUse
 from rayfold.runtime.log.contract import Append, NewEvent
 from rayfold.runtime.private import (
     check_owner,
-    check_way,
+    check_parents,
     make_private_folder,
     open_private,
     private_temporary_folder,
@@ -255,12 +255,12 @@ def test_the_temporary_folder_is_made_and_found_again_and_tightened(
 def test_a_folder_below_one_that_all_may_write_to_without_a_sticky_bit_is_refused(shared: Path) -> None:
     folder = shared / "open" / "code"
     make_private_folder(folder)
-    check_way(folder)
+    check_parents(folder)
     (shared / "open").chmod(0o777)
     with pytest.raises(NotPrivate, match=r"open: other users may rename what is in it: it is a folder of mode 0777"):
-        check_way(folder)
+        check_parents(folder)
     (shared / "open").chmod(0o1777)
-    check_way(folder)
+    check_parents(folder)
 
 
 @pytest.mark.slow
@@ -271,19 +271,19 @@ def test_a_folder_below_a_group_of_other_users_or_behind_a_link_of_theirs_is_ref
     os.chown(shared / "team", 0, NOBODY)  # a group that user nobody is in
     (shared / "team").chmod(0o775)
     with pytest.raises(NotPrivate, match="other users may rename what is in it"):
-        check_way(folder)
+        check_parents(folder)
     os.chown(shared / "team", 0, 0)
-    check_way(folder)
+    check_parents(folder)
     as_nobody("os.symlink(*sys.argv[1:])", shared / "team", shared / "way")
     with pytest.raises(NotPrivate, match=r"way: this link belongs to user nobody"):
-        check_way(shared / "way" / "code")
+        check_parents(shared / "way" / "code")
 
 
 def test_links_that_lead_in_circles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(NotPrivate, match="it is behind too many links"):
-        check_way(tmp_path / "a" / "code")
+        check_parents(tmp_path / "a" / "code")
 
 
 def test_what_is_missing_has_no_owner_and_what_is_private_needs_no_tightening(tmp_path: Path) -> None:
