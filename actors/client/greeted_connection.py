@@ -43,7 +43,7 @@ class GreetedConnection(asyncio.Protocol):
         try:
             check_own_user(transport.get_extra_info("socket"))
         except (NotPrivate, ConnectionRefusedError) as error:
-            log.warning("a %s's socket is not used, but Ray: %s", self._service, error)
+            log.warning("a %s's socket is not used, and calls take longer: %s", self._service, error)
             self._transport.abort()
         else:
             self._transport.write(self._handshake.greeting())
@@ -53,7 +53,7 @@ class GreetedConnection(asyncio.Protocol):
         if not self._handshake.done:
             self._greet(data)
         elif refused := self.read(data):
-            log.warning("a %s's socket is not used any more, but Ray: %s", self._service, refused)
+            log.warning("a %s's socket is not used any more, and calls take longer: %s", self._service, refused)
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -83,7 +83,7 @@ class GreetedConnection(asyncio.Protocol):
         self._handshake.receive(data)
         if self._handshake.refused or self._handshake.rest:  # nothing was asked yet that could be answered
             why = self._handshake.refused or "it speaks unasked"
-            log.warning("a %s's socket is not used, but Ray: %s", self._service, why)
+            log.warning("a %s's socket is not used, and calls take longer: %s", self._service, why)
             self._transport.abort()
         elif self._handshake.done and not self.greeted.done():
             self.greeted.set_result(None)

@@ -3,9 +3,9 @@
 Beside all steps. A program that connects to a system uses classes of its own, while those of the system decide and
 answer. Both make the fingerprints of theirs, and the program compares them (`../system/connected.py`).
 
-Compared are, of each class that both have: its code, with the handlers that decide and answer; and the names of the
-fields of its commands and queries. Python of another version compiles the same code to other bytes: then the fields
-alone are compared.
+Compared are which aggregates and projections both have, and of those: the code, with the handlers that decide and
+answer; and the names of the fields of their commands and queries. Python of another version compiles the same code to
+other bytes: then the fields alone are compared.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def class_fingerprints(catalogue: Catalogue) -> dict[str, str]:
 
 
 def differing(own: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
-    """What differs of the classes that both have, as texts; empty if nothing does, or `others` are not known."""
+    """What differs of these classes, and which of them the others lack, as texts; empty if nothing does, or `others`
+    are not known."""
     both = [name for name in own if name in others and own[name] != others[name]]
     found = [
         f"{name.removeprefix(_FIELDS)} has the fields {own[name]} here, and {others[name]} there"
@@ -54,7 +55,14 @@ def differing(own: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
     if _PYTHON not in both:
         code = sorted(name.removeprefix(_CODE) for name in both if name.startswith(_CODE))
         found[:0] = [f"the code of {', '.join(code)}"] if code else []
+    if others and (lacking := sorted(_described(own) - _described(others))):
+        found.append(f"there is no {', '.join(lacking)} there")
     return found
+
+
+def _described(fingerprints: Mapping[str, str]) -> set[str]:
+    """The names of the aggregates and projections."""
+    return {one.removeprefix(_CODE).rpartition(" of ")[2] for one in fingerprints if one != _PYTHON}
 
 
 def _of_class(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import sysconfig
 from functools import reduce
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ...runtime.encoding.catalogue import Catalogue
@@ -29,7 +31,8 @@ class ClassNames(NamedTuple):
     events: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
-    """Where the program finds its modules."""
+    """Where the program finds its modules, but for those of its interpreter and what is installed there: a program of
+    another one has its own."""
     hidden: str = ""
     """A class that no other program can import, if there is one; then there is nothing else here."""
 
@@ -56,7 +59,8 @@ def names_of_classes(catalogue: Catalogue) -> ClassNames:
     aggregates, projections, events = (
         tuple(f"{cls.__module__}:{cls.__qualname__}" for cls in kind.values()) for kind in kinds
     )
-    return ClassNames(aggregates, projections, events, tuple(sorted(catalogue.retired)), tuple(import_path()))
+    folders = tuple(folder for folder in import_path() if not _is_of_interpreter(folder))
+    return ClassNames(aggregates, projections, events, tuple(sorted(catalogue.retired)), folders)
 
 
 def import_path() -> list[str]:
@@ -65,6 +69,17 @@ def import_path() -> list[str]:
     since."""
     found = [getattr(sys.path_importer_cache.get(folder), "path", folder) for folder in sys.path]
     return [os.path.abspath(folder) for folder in found]
+
+
+def _is_of_interpreter(folder: str) -> bool:
+    """Whether it belongs to Python's own library, or has packages that were installed."""
+    library = sysconfig.get_path("stdlib")
+    archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    return (
+        Path(folder).name in {"site-packages", "dist-packages", archive}
+        or folder == library
+        or folder.startswith(f"{library}/")
+    )
 
 
 def _is_importable(cls: type) -> bool:

@@ -36,7 +36,14 @@ from typing import Final
 from ...runtime.errors import RayfoldError
 from ...runtime.printable import printable_log
 from ..sockets.handshake import HANDSHAKE_S, Handshake
-from ..sockets.listening import CONNECTIONS_MAX, ListeningSocket, closed_in_children, other_end
+from ..sockets.listening import (
+    CONNECTIONS_MAX,
+    FULL,
+    REFUSED_AT_ONCE_MAX,
+    ListeningSocket,
+    closed_in_children,
+    other_end,
+)
 from ..sockets.poll_signal import PollSignal
 from .answers import Answers, pickled_alone
 from .broadcast_reader import Apply, BroadcastReader
@@ -299,7 +306,7 @@ class QueryServer:
                 self._accept_at_s = time.monotonic() + _PAUSE_S
                 self._poll.unregister(self._listening.socket.fileno())
             return
-        if len(self._connections) >= CONNECTIONS_MAX:
+        if len(self._connections) >= CONNECTIONS_MAX + REFUSED_AT_ONCE_MAX:
             connected.close()
             return
         try:
@@ -340,6 +347,8 @@ class QueryServer:
         handshake.receive(data)
         if handshake.wanted_bytes:
             return b""
+        if handshake.done and handshake.service != "broadcast" and len(self._connections) > CONNECTIONS_MAX:
+            handshake.refuse(FULL)
         connection.unsent += handshake.greeting()
         if handshake.refused:
             self._flush(connection)

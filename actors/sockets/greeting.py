@@ -14,9 +14,10 @@ from .handshake import HANDSHAKE_S, Handshake
 __all__ = ["greet_client"]
 
 
-def greet_client(connection: socket.socket, handshake: Handshake) -> str:
+def greet_client(connection: socket.socket, handshake: Handshake, full: str = "") -> str:
     """Read the greeting of a client that has connected, and answer it. Returns why it was refused; empty if frames may
-    follow. The connection blocks without a time limit afterwards. Raises `OSError`."""
+    follow: the connection blocks without a time limit then. `full`: why no client is taken in now. Raises `OSError`.
+    """
     deadline_s = time.monotonic() + HANDSHAKE_S
     while wanted := handshake.wanted_bytes:
         left_s = deadline_s - time.monotonic()
@@ -27,6 +28,8 @@ def greet_client(connection: socket.socket, handshake: Handshake) -> str:
         if not data:
             raise ConnectionResetError("it ended before its greeting did")
         handshake.receive(data)
+    if full and handshake.done:
+        handshake.refuse(full)
     connection.settimeout(HANDSHAKE_S)
     connection.sendall(handshake.greeting())
     connection.settimeout(None)

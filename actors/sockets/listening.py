@@ -28,6 +28,8 @@ from ...runtime.private import private_temporary_folder
 
 __all__ = [
     "CONNECTIONS_MAX",
+    "FULL",
+    "REFUSED_AT_ONCE_MAX",
     "CREDENTIALS",
     "ListeningSocket",
     "check_own_user",
@@ -40,7 +42,15 @@ __all__ = [
 log = printable_log(__name__)
 
 CONNECTIONS_MAX: Final = 64
-"""Programs on one machine that are connected to one partition or projector. Others use Ray."""
+"""Programs on one machine that are connected to one partition or projector. Others use Ray, or the relay."""
+
+REFUSED_AT_ONCE_MAX: Final = 16
+"""Connections beyond them whose greeting is still awaited, which are refused with the reason. More are ended at once."""
+
+FULL: Final = f"{CONNECTIONS_MAX} programs are connected, and no more are taken in"
+
+_BACKLOG: Final = 512
+"""How many may have connected before the other end has come to them, in a burst."""
 
 _STARTING_MAX_S: Final = 60.0
 """How young another process's socket may be to be just about to listen."""
@@ -65,7 +75,7 @@ class ListeningSocket:
         try:
             self.socket.bind(os.fspath(path))
             path.chmod(0o600)  # no client can have connected: it does not listen yet
-            self.socket.listen(CONNECTIONS_MAX)
+            self.socket.listen(_BACKLOG)
             self._place = _place_of(path)
         except OSError:
             self.socket.close()
@@ -130,7 +140,9 @@ def check_own_user(connected: socket.socket) -> None:
     may."""
     _, user = other_end(connected)
     if user == _NO_USER:
-        raise ConnectionRefusedError("the process that listens there accepts nothing; it may be frozen")
+        raise ConnectionRefusedError(
+            "the process that listens there takes no connection; it may be frozen, or too busy"
+        )
     if user != os.geteuid():
         what = f"user {user} runs the process that listens there, and this one is of user {os.geteuid()}"
         raise NotPrivate(connected.getpeername(), what, "run both as the same user")

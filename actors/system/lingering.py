@@ -160,7 +160,7 @@ class LingeringSystem(RelayedSystem):
                 reported, complaint = started.communicate(plan.packed, timeout=_START_S)
             except subprocess.TimeoutExpired:
                 raise Unavailable(str(self._path), f"its process was not ready within {_START_S:g} s") from None
-        last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        last = complaint.decode(errors="replace").strip().rpartition("\n")[2] or "it gave no reason, as if killed"
         try:
             error = RELAYED.unpack(reported)
         except RayfoldError:

@@ -21,7 +21,7 @@ from rayfold.actors.client.socket_client import SocketConnection
 from rayfold.actors.partition.socket_server import SocketServer, open_socket_server
 from rayfold.actors.sockets import greeting
 from rayfold.actors.sockets.handshake import Handshake
-from rayfold.actors.sockets.listening import CONNECTIONS_MAX
+from rayfold.actors.sockets.listening import CONNECTIONS_MAX, REFUSED_AT_ONCE_MAX
 from rayfold.runtime.encoding.frames import ANSWER, REQUEST, REQUEST_BYTES_MAX
 
 CLIENT = b"c" * 16
@@ -159,7 +159,10 @@ async def test_a_connection_to_something_else_is_never_used(tmp_path: Path, capl
         answers = Answers()
         await answers.connect(tmp_path / "socket")
         assert answers.connection.lost
-    assert "is not used, but Ray: one end is for a partition, and the other one for a projector" in caplog.text
+    assert (
+        "is not used, and calls take longer: one end is for a partition, and the other one for a projector"
+        in caplog.text
+    )
 
 
 def test_a_batch_over_the_bound_ends_its_connection_before_it_is_read(
@@ -194,14 +197,20 @@ def test_a_batch_that_cannot_be_executed_ends_its_connection_and_no_other(
     assert "a batch could not be executed; its client will send it again" in caplog.text
 
 
-def test_connections_beyond_the_bound_are_ended_at_once_until_another_leaves(server: SocketServer) -> None:
+def test_connections_beyond_the_bound_are_refused_by_name_until_another_leaves(server: SocketServer) -> None:
     with contextlib.ExitStack() as inside:
         clients = [inside.enter_context(greeted(server)) for _ in range(CONNECTIONS_MAX)]
         for client in clients:  # answered, so let in
             send(client, 1, b"x")
             answer(client)
         with connected(server) as refused:
+            refused.sendall(GREETING)
+            assert b"64 programs are connected, and no more are taken in" in refused.recv(500)
             assert refused.recv(1) == b""
+        silent = [inside.enter_context(connected(server)) for _ in range(REFUSED_AT_ONCE_MAX + 1)]
+        assert silent[-1].recv(1) == b"", "more are not even greeted"
+        for client in silent:
+            client.close()
         clients[0].shutdown(socket.SHUT_WR)
         assert clients[0].recv(1) == b""  # its thread has ended, or is about to: the place is free soon
         assert let_in_some_time(server)

@@ -28,7 +28,7 @@ from rayfold.actors.projection import query_protocol, query_server, waiting_quer
 from rayfold.actors.projection.actor import ProjectorActor, ProjectorPlan
 from rayfold.actors.settings import Settings
 from rayfold.actors.sockets.handshake import Handshake
-from rayfold.actors.sockets.listening import CONNECTIONS_MAX, open_listening_socket
+from rayfold.actors.sockets.listening import CONNECTIONS_MAX, REFUSED_AT_ONCE_MAX, open_listening_socket
 from rayfold.actors.sockets.query_frames import ASK, WAIT, pack_frame
 from rayfold.runtime.domain.messages import Query
 from rayfold.runtime.domain.projection import Projection, answer, project
@@ -754,11 +754,15 @@ def test_a_client_that_dies_at_any_byte_leaves_nothing_behind(projector: Project
         assert projector.waiting() == 0
 
 
-def test_connections_beyond_the_bound_are_ended_and_the_others_served(projector: Projector) -> None:
+def test_connections_beyond_the_bound_are_refused_by_name_and_the_others_served(projector: Projector) -> None:
     with contextlib.ExitStack() as inside:
         peers = [inside.enter_context(Peer(projector)) for _ in range(CONNECTIONS_MAX)]
         with Peer(projector, b"") as refused:
+            refused.socket.sendall(Handshake("projector", STORE_ID).greeting())
+            assert b"64 programs are connected, and no more are taken in" in refused.socket.recv(500)
             assert refused.is_cut_off()
+        silent = [inside.enter_context(Peer(projector, b"")) for _ in range(REFUSED_AT_ONCE_MAX + 1)]
+        assert silent[-1].is_cut_off(), "more are not even greeted"
         assert [peer.ask() for peer in peers] == [0] * CONNECTIONS_MAX
 
 
