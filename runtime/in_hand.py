@@ -3,8 +3,9 @@
 Beside steps [4], [7] and [8]. Before user code is called, the key of what it is called for is written into a small
 file that is mapped into memory (0.1 us, no system call). If the process ends meanwhile, killed, by a fault in native
 code, or because the code called `os._exit`, the next process finds the key there: that is evidence, and not a guess,
-of what was in hand. It counts the deaths of each key, and what was in hand at `DEATHS_MAX` deaths, or was ended because
-it took too long, is refused for a while.
+of what was in hand. Code that has closed the descriptors of its process is found when it comes back, and the process
+is ended there: it would end at its next write, with nothing in hand. The next process counts the deaths of each key,
+and what was in hand at `DEATHS_MAX` deaths, or was ended because it took too long, is refused for a while.
 
 Rules kept here: a death counts against what was in hand and nothing else; the list is bounded in items and in time;
 each entry has the incarnation of the process that ended; nothing that is read from the file is executed or decoded,
@@ -51,6 +52,9 @@ _NOW: Final = struct.Struct(">B7x16s")
 _STATE_AT: Final = 16
 _KEY_AT: Final = 24
 _IDLE, _BUSY, _STUCK = 0, 1, 2
+_ANY: Final = b"any of a batch".ljust(KEY_BYTES, b".")
+"""The key of a batch of which it is not known what has ended the process."""
+
 _begin: Final = _NOW.pack_into
 
 _ENTRY: Final = struct.Struct(">16s8sBBd")
@@ -89,8 +93,11 @@ class InHand:
         """How many times as long as others what is in hand may take."""
         self.fallen: dict[bytes, Fallen] = {}
         self._map: mmap.mmap | bytearray = bytearray(_SIZE_BYTES)
+        self._file: mmap.mmap | None = None
         if path is not None:
-            self._map = _mapped(path)
+            self._map = self._file = _mapped(path)
+        self._ended_at = 0
+        """What `count` was at the last `end`."""
         self._take_over(was_stuck)
 
     def _take_over(self, was_stuck: bool) -> None:
@@ -107,17 +114,36 @@ class InHand:
 
     def begin(self, key: bytes, patience: int = 1) -> None:
         """User code is about to be called for this key, of which the first `KEY_BYTES` bytes count."""
+        if self.fallen:
+            self._check_descriptors()
         self.count += 1
         self.patience = patience
         _begin(self._map, _STATE_AT, _BUSY, key)
 
     def step(self, number: int) -> None:
         """The last byte of the key is this now: user code is about to be called for another part of the same batch."""
+        if number:
+            self._check_descriptors()
         self._map[_KEY_AT + KEY_BYTES - 1] = number
 
     def end(self) -> None:
         """Nothing is in hand any more."""
-        self._map[_STATE_AT] = _IDLE
+        self._check_descriptors()
+        self._map[_STATE_AT], self._ended_at = _IDLE, self.count
+
+    def _check_descriptors(self) -> None:
+        """End this process if user code has closed its descriptors, that of this record with them. It is looked for
+        after each batch, and once something has fallen after each key: of several keys it is not known which it was."""
+        if self._file is None:
+            return
+        try:
+            is_there = self._file.size() == _SIZE_BYTES  # the number may be another file's by now
+        except (OSError, ValueError):
+            is_there = False
+        if not is_there:
+            if self.count - self._ended_at > 1 and not self.fallen:
+                _begin(self._map, _STATE_AT, _BUSY, _ANY)
+            os._exit(1)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ CONNECTIONS_MAX: Final = 64
 """Programs on one machine that are connected to one partition or projector. Others use Ray, or the relay."""
 
 REFUSED_AT_ONCE_MAX: Final = 16
-"""Connections beyond them whose greeting is still awaited, which are refused with the reason. More are ended at once."""
+"""Connections beyond them whose greeting is awaited, to be refused with the reason. More are ended at once."""
 
 FULL: Final = f"{CONNECTIONS_MAX} programs are connected, and no more are taken in"
 

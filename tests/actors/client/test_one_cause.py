@@ -38,7 +38,9 @@ pytestmark = pytest.mark.slow
 
 
 class Exit(Command):
-    """Ends the process that decides it."""
+    """Ends the process that decides it, at once or by closing what it needs."""
+
+    closes: bool = False
 
 
 class Loop(Command):
@@ -68,15 +70,21 @@ class Fork(Command):
 
 
 class Poison(Event):
-    """Ends the process of a projection that takes it in."""
+    """Ends the process of a projection that takes it in, as `Exit` does."""
+
+    closes: bool = False
 
 
 class Poisoned(Command):
     """Stores `Poison`."""
 
+    closes: bool = False
 
-def exit_process() -> None:
-    os._exit(1)
+
+def exit_process(closes: bool) -> None:
+    if not closes:
+        os._exit(1)
+    os.closerange(0, 4096)
 
 
 def fork(how: str) -> None:
@@ -104,7 +112,7 @@ class Failing(Tally):
 
     @decide
     def exit(self, command: Exit) -> Added:
-        exit_process()
+        exit_process(command.closes)
         return Added(amount=0)
 
     @decide
@@ -127,7 +135,7 @@ class Counter(Failing, placement=Shared()):
 
     @decide
     def poisoned(self, command: Poisoned) -> Poison:
-        return Poison()
+        return Poison(closes=command.closes)
 
     @evolve
     def poison(self, event: Poison) -> None:
@@ -150,7 +158,9 @@ class Loner(Failing, placement=OwnActor()):
 
 
 class AskExit(Query[int]):
-    """Ends the process that answers it."""
+    """Ends the process that answers it, as `Exit` does."""
+
+    closes: bool = False
 
 
 class AskLoop(Query[int]):
@@ -162,7 +172,7 @@ class Answers(Totals):
 
     @answer
     def asked_to_exit(self, query: AskExit) -> int:
-        exit_process()
+        exit_process(query.closes)
         return 0
 
     @answer
@@ -176,7 +186,7 @@ class Careless(Totals, on_failure="quarantine"):
 
     @project
     def poison(self, event: Poison) -> None:
-        exit_process()
+        exit_process(event.closes)
 
 
 class Seen(Query[int]):
@@ -284,6 +294,7 @@ async def test_a_slow_first_command_holds_its_own_actor_only(running: Runtime, t
     ("command", "told"),
     [
         (Exit(), "its process ended while it was being decided, more than once"),
+        (Exit(closes=True), "its process ended while it was being decided, more than once"),
         (Loop(), "it ran longer than decide_max_s"),
     ],
 )
@@ -297,7 +308,14 @@ async def test_what_ends_or_holds_a_partition_is_refused_by_name_and_the_partiti
     assert (await running.execute(Counter, "bad", Add())).version == 1
 
 
-@pytest.mark.parametrize(("query", "told"), [(AskExit(), "ended, more than once"), (AskLoop(), "took too long|ended")])
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        (AskExit(), "ended, more than once"),
+        (AskExit(closes=True), "ended, more than once"),
+        (AskLoop(), "took too long|ended"),
+    ],
+)
 async def test_what_ends_or_holds_a_projector_is_refused_by_name_and_the_other_replica_is_left_alone(
     running: Runtime, query: Query[int], told: str
 ) -> None:
@@ -314,11 +332,14 @@ async def test_what_ends_or_holds_a_projector_is_refused_by_name_and_the_other_r
         await running.ask(Answers, query)
 
 
-async def test_an_event_that_ends_the_process_of_a_projection_is_set_aside(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closes", [False, True])
+async def test_an_event_that_ends_the_process_of_a_projection_is_set_aside(
+    cluster: Cluster, tmp_path: Path, closes: bool
+) -> None:
     options = {"aggregates": [Counter], "projections": [Careless], "partitions": 1, "settings": SETTINGS}
     async with Runtime(tmp_path / "store", **options) as running:  # type: ignore[arg-type]
         await running.execute(Counter, "a", Add())
-        await running.execute(Counter, "a", Poisoned())
+        await running.execute(Counter, "a", Poisoned(closes=closes))
         last = await running.execute(Counter, "a", Add())
         assert await running.ask(Careless, Total(), after=last) == 2
         (one,) = (await running.status()).projectors

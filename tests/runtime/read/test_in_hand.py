@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfold.runtime.in_hand import REFUSED_S, InHand, key_in_hand_at_death
+from rayfold.runtime.in_hand import _ANY, REFUSED_S, InHand, key_in_hand_at_death
 
 ONE, TWO = b"1" * 16, b"2" * 16
 
@@ -135,3 +135,37 @@ def test_a_record_that_is_none_is_begun_anew(tmp_path: Path, content: bytes) -> 
     record.end()
     record.note(TWO)
     assert TWO in InHand(path).fallen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carefully", [False, True])
+def test_what_closes_all_descriptors_is_found_alone_or_once_something_has_fallen(
+    tmp_path: Path, carefully: bool
+) -> None:
+    path = tmp_path / "record"
+    program = """
+import os, sys
+from pathlib import Path
+from rayfold.runtime.in_hand import InHand
+
+record = InHand(Path(sys.argv[1]))
+record.begin(b"1" * 16)
+record.end()
+record.begin(b"2" * 16)
+os.closerange(0, 4096)
+for key in sys.argv[2:]:
+    record.begin(key.encode() * 16)
+record.end()
+os._exit(0)
+"""
+    if carefully:
+        InHand(path).note(b"9" * 16)
+    for others, found in (("", TWO), ("3", TWO if carefully else _ANY)):
+        before = InHand(path).find(found)
+        done = subprocess.run([sys.executable, "-c", program, str(path), *others], check=False, timeout=60)
+        assert done.returncode == 1
+        after = InHand(path).find(found)
+        assert after is not None
+        assert after.deaths == 1 + (before.deaths if before else 0)
+        if not carefully:
+            path.unlink()
