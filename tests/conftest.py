@@ -49,9 +49,8 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """All files are read. What stays is not gone through again for each test either."""
+    """All files are read."""
     sys.dont_write_bytecode = not _was_kept
-    gc.freeze()
     gc.enable()
 
 
