@@ -219,7 +219,7 @@ def kill(actor: Any) -> None:
     object in the memory of this process (`actors/memory/`), which may have no Ray."""
     ray = sys.modules.get("ray")  # a process that has an actor of Ray's has imported it
     with contextlib.suppress(Exception):
-        if ray is not None:
+        if ray is not None and ray.is_initialized():  # else Ray would start one, or join any that it finds
             ray.kill(actor)
 
 

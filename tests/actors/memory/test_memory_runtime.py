@@ -491,6 +491,15 @@ def test_it_imports_neither_ray_nor_lmdb_and_writes_nothing(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_it_starts_and_joins_no_ray_where_a_program_has_imported_one(tmp_path: Path) -> None:
+    started = "import os; os.environ.pop('RAY_ENABLE_AUTO_CONNECT', None); import ray"
+    asked = "print(ray.is_initialized())"
+    program = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {started}{ALL_OF_IT}\n{asked}"]
+    run = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["ray", "False"], run.stderr
+
+
 class Unshowable:
     """Its class has code that fails when it is to be shown."""
 
