@@ -74,7 +74,10 @@ class Timers:
     def arm(self, stream: StreamId, name: str, due_us: int, version: int) -> None:
         """This is due then; what had the name before is not any more."""
         key, due_us = _key(stream, name), min(max(due_us, 0), _DUE_MAX)
-        self._forget(key)
+        if version > 1:
+            self._forget(key)
+        elif self._file is not None:  # the first event of its stream: nothing was armed, so the file need not be asked
+            self._stored[key] = -1
         self.count += 1
         if self._kinds is not None:
             self._kinds[_kind(key)] += 1
