@@ -35,6 +35,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -73,6 +74,9 @@ _NO_JOB: Final = "ffffffff"
 
 _STREAMS: Final = 3
 _WAITING_MAX: Final = 128
+_LOOK_S: Final = 0.2
+"""Seconds between two checks of whether the node knows this worker by now."""
+
 _REQUEST_S: Final = 10.0
 """A process that has connected writes at once."""
 
@@ -98,8 +102,7 @@ def main() -> None:
     sys.argv[0] = path
     if not sys.flags.safe_path:
         sys.path.insert(0, os.path.dirname(path))
-    if waiting is not None:
-        _release_when_known(waiting)
+    _release_when_known(waiting, _watch_node())
     import runpy
 
     runpy.run_path(path, run_name="__main__")
@@ -144,7 +147,29 @@ def _end_without_node() -> None:
         os._exit(1)
 
 
-def _release_when_known(waiting: socket.socket) -> None:
+def _watch_node() -> threading.Event:
+    """Until this event is set, end with the node: a worker that it does not know yet would try to reach it for half a
+    minute. Later on Ray ends its workers."""
+    known, node = threading.Event(), os.environ.get("RAY_RAYLET_PID", "")
+    if not node.isdecimal():
+        return known
+    try:
+        alive = os.pidfd_open(int(node))
+    except OSError:
+        _end_without_node()
+        return known
+
+    def watch() -> None:
+        while not known.is_set():
+            if select.select([alive], [], [], _LOOK_S)[0] and not known.is_set():
+                os._exit(1)
+        os.close(alive)
+
+    threading.Thread(target=watch, name="rayfold watches its node", daemon=True).start()
+    return known
+
+
+def _release_when_known(waiting: socket.socket | None, known: threading.Event) -> None:
     """The process whose place this one takes ends when Ray knows this one: until then Ray would kill that one, by its
     number, if it takes too long, and a number may be another process's by then."""
     from ray._private import worker
@@ -156,7 +181,9 @@ def _release_when_known(waiting: socket.socket) -> None:
         try:
             return rays_own(*given, **options)
         finally:
-            waiting.close()
+            known.set()
+            if waiting is not None:
+                waiting.close()
 
     module.connect = connect
 

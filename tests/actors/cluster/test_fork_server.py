@@ -241,3 +241,30 @@ def test_what_is_started_by_a_node_that_has_ended_since_ends(program: Any, argum
     environment = {**os.environ, "RAY_RAYLET_PID": str(node.pid)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (code, "")
+
+
+@pytest.mark.parametrize(("known", "code"), [(False, 1), (True, 0)])
+def test_a_worker_ends_with_its_node_until_that_knows_it(known: bool, code: int) -> None:
+    program = """
+import sys
+from rayfold.actors.os_process import fork_server
+
+known = fork_server._watch_node()
+if sys.argv[1:]:
+    known.set()
+print("watching", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as node:
+        environment = os.environ | {"RAY_RAYLET_PID": str(node.pid)}
+        command = [sys.executable, "-c", program, *["known"] * known]
+        piped: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=environment, **piped) as worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "watching\n"
+            node.kill()
+            node.wait()
+            if not known:
+                assert worker.wait(60) == code
+            worker.communicate()
+    assert worker.returncode == code
