@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -301,11 +300,8 @@ def _workplace(directory: Path | None) -> Iterator[Path]:
         places = [Path(tempfile.gettempdir()), *map(Path, PLACES)]
         usable = [place for place in places if os.access(place, os.W_OK) and filesystem_of(place) not in IN_MEMORY]
         above = usable[0] if usable else places[0]
-    place = Path(tempfile.mkdtemp(prefix="rayfold-bench-", dir=above))
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="rayfold-bench-", dir=above, ignore_cleanup_errors=True) as place:
+        yield Path(place)
 
 
 def _joined(options: Options) -> Options:

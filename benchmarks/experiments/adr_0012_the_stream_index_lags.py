@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -52,8 +53,7 @@ def batches(size: int, count: int, seed: int) -> Iterator[list[PackedCommand]]:
 
 def measured(store: Store, size: int, seed: int) -> tuple[float, float]:
     """Commands per second, and microseconds of CPU for each."""
-    log = store.open_log(0)
-    try:
+    with closing(store.open_log(0)) as log:
         loop = WriteLoop(0, log, Catalogue([Account], []))
         loop.activate()
         for batch in batches(512, index_buffer.GROUPS * index_buffer.EVENTS_A_ROUND, seed):
@@ -65,8 +65,6 @@ def measured(store: Store, size: int, seed: int) -> tuple[float, float]:
         seconds, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_SELF)
         used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return COMMANDS / seconds, used_s / COMMANDS * 1e6
-    finally:
-        log.close()
 
 
 def cold_read_ms(store: Store) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -103,13 +104,9 @@ class SyncedFile:
 
 def commits(batch: int, options: Options) -> Timed:
     """Synced transactions of so many entries, one after the other."""
-    with fresh_folder(options) as folder:
-        file = SyncedFile(folder)
-        try:
-            done = timed(partial(file.commit, batch), options.seconds)
-            hold(file.violations(folder))
-        finally:
-            file.close()
+    with fresh_folder(options) as folder, closing(SyncedFile(folder)) as file:
+        done = timed(partial(file.commit, batch), options.seconds)
+        hold(file.violations(folder))
     return done
 
 

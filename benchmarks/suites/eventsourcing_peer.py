@@ -15,7 +15,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -94,11 +94,8 @@ def on_sqlite(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def _bank(environment: dict[str, str], **settings: str) -> Iterator[HeldBank]:
-    bank = HeldBank(environment | settings)
-    try:
+    with closing(HeldBank(environment | settings)) as bank:
         yield bank
-    finally:
-        bank.close()
 
 
 def _open_accounts(bank: HeldBank) -> list[HeldAccount]:

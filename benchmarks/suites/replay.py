@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -118,9 +117,7 @@ async def _rebuild(options: Options, events: int | None = None, store: str = "me
     log."""
     projection, events = STORES[store], events or sizes_of(options)[0]
     grown = _log_of(options, events)
-    reader = grown.store.open_reader(0)
-    folder = Path(tempfile.mkdtemp(prefix="read-model-", dir=options.directory))
-    try:
+    with closing(grown.store.open_reader(0)) as reader, fresh_folder(options) as folder:
         up_to = reader.head()
         read_model = ReadModel(projection, Catalogue([Account], [projection]), {0: reader}, directory=folder)
         read_model.open()
@@ -135,22 +132,16 @@ async def _rebuild(options: Options, events: int | None = None, store: str = "me
         elif sum(balances.values()) < events:
             violations.append(f"{sum(balances.values()):,} were deposited in the read model, {events:,} in the log")
         read_model.close()
-    finally:
-        reader.close()
-        shutil.rmtree(folder, ignore_errors=True)
     hold(violations)
     return Sample({"events_per_s": rate(up_to, seconds, "events/s")}, notes=_notes(grown))
 
 
 def rebuild_again(options: Options) -> int:
     """One more rebuild over the smallest log, for what measures it meanwhile. Returns the events."""
-    reader = _log_of(options, sizes_of(options)[0]).store.open_reader(0)
-    try:
+    with closing(_log_of(options, sizes_of(options)[0]).store.open_reader(0)) as reader:
         read_model = ReadModel(Balances, Catalogue([Account], [Balances]), {0: reader})
         read_model.catch_up(0)
         return read_model.positions[0]
-    finally:
-        reader.close()
 
 
 async def _cold_start(options: Options, events: int) -> Sample:

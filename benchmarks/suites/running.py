@@ -61,11 +61,8 @@ def stop_shared_ray() -> None:
 def fresh_folder(options: Options) -> Iterator[Path]:
     """A new folder in the run's directory, removed at the end."""
     options.directory.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="case-", dir=options.directory))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="case-", dir=options.directory, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @dataclass(slots=True)

@@ -65,7 +65,7 @@ _FAKETIME: Final = "faketime/libfaketime.so.1"
 
 MODULES: Final[dict[str, str]] = {
     "simulation": "simulation.running",
-    "connections": "simulation.socket_running",
+    "connections": "simulation.running",
     "control-plane": "simulation.control_running",
     "kill-in-commit": "storage.system_calls",
     "power-cut": "storage.power_cut",

@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import tempfile
 import threading
@@ -102,11 +101,9 @@ def context_of(
 ) -> Iterator[Context]:
     """What a scenario is given: numbers from the run's seed and its own name, and a folder that is removed again."""
     own_seed = zlib.crc32(f"{seed}/{scenario.name}".encode())
-    folder = Path(tempfile.mkdtemp(prefix=f"rayfold-torture-{scenario.name}-", dir=directory))
-    try:
-        yield Context(own_seed, random.Random(own_seed), folder, scale, time.monotonic() + seconds)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    prefix = f"rayfold-torture-{scenario.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=directory, ignore_cleanup_errors=True) as folder:
+        yield Context(own_seed, random.Random(own_seed), Path(folder), scale, time.monotonic() + seconds)
 
 
 def perform_all(

@@ -7,6 +7,7 @@ short, since no command is decided. Account `n` has `EVENTS_EACH` deposits of 1,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -43,8 +44,7 @@ def grow_streams(folder: Path, lengths: dict[str, int], kind: str = "Account") -
 
 def _grown(folder: Path, streams: Iterator[tuple[StreamId, int]]) -> Store:
     store = create_or_open_store(folder, 1)
-    log = store.open_log(0)
-    try:
+    with closing(store.open_log(0)) as log:
         epoch = log.activate()
         batch: list[Append] = []
         for append in _appends(streams):
@@ -53,8 +53,6 @@ def _grown(folder: Path, streams: Iterator[tuple[StreamId, int]]) -> Store:
                 log.append(epoch, batch)
                 batch.clear()
         log.append(epoch, batch)
-    finally:
-        log.close()
     return store
 
 

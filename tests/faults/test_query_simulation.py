@@ -18,8 +18,8 @@ from rayfold.actors.projection.broadcast_protocol import BroadcastServerProtocol
 from rayfold.actors.projection.query_protocol import Asked, Awaited, QueryServerProtocol
 from rayfold.actors.projection.waiting_queries import WaitingQueries, WaitingQuery
 from rayfold.benchmarks.torture.contract import Findings
-from rayfold.benchmarks.torture.simulation.query_running import find_query_failure, run_query_story
 from rayfold.benchmarks.torture.simulation.query_world import QueryBuild, draw_query_story
+from rayfold.benchmarks.torture.simulation.running import QUERIES
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +30,14 @@ HUNTED_MAX = 200
 
 def test_no_story_of_the_real_parts_breaks_an_invariant() -> None:
     total = Findings()
-    failure = find_query_failure(range(STORIES), total=total)
+    failure = QUERIES.find_failure(range(STORIES), total=total)
     assert failure is None, "\n".join(failure.lines())
     assert total.figures["stories"] == STORIES
     assert int(total.figures["broadcasts"]) > STORIES, "over sockets"
 
 
 def test_a_seed_tells_the_same_story_again() -> None:
-    first, second = run_query_story(draw_query_story(7)), run_query_story(draw_query_story(7))
+    first, second = QUERIES.run(draw_query_story(7)), QUERIES.run(draw_query_story(7))
     assert first.checks == second.checks
 
 
@@ -157,4 +157,4 @@ class NeverSendsTheRest(ProjectorLink):
     ),
 )
 def test_a_planted_bug_is_found(build: QueryBuild) -> None:
-    assert any(run_query_story(draw_query_story(seed), build).violations for seed in range(HUNTED_MAX))
+    assert any(QUERIES.run(draw_query_story(seed), build).violations for seed in range(HUNTED_MAX))

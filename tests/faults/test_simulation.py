@@ -10,7 +10,7 @@ import pytest
 from rayfold.actors.client.routing import Routing
 from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.benchmarks.torture.contract import Findings
-from rayfold.benchmarks.torture.simulation.running import find_failure, run_story
+from rayfold.benchmarks.torture.simulation.running import COMMANDS
 from rayfold.benchmarks.torture.simulation.story import draw
 from rayfold.benchmarks.torture.simulation.world import Build
 from rayfold.runtime.encoding.envelope import PackedCommand, _pack, new_command_id, unpack_batch
@@ -34,14 +34,14 @@ all of them are."""
 @pytest.mark.slow
 def test_no_story_of_the_real_parts_breaks_an_invariant() -> None:
     total = Findings()
-    failure = find_failure(range(STORIES), total=total)
+    failure = COMMANDS.find_failure(range(STORIES), total=total)
     assert failure is None, "\n".join(failure.lines())
     assert total.figures["stories"] == STORIES
     assert set(total.checks) == {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9"}
 
 
 def test_a_seed_tells_the_same_story_again() -> None:
-    first, second = run_story(draw(7)), run_story(draw(7))
+    first, second = COMMANDS.run(draw(7)), COMMANDS.run(draw(7))
     assert first.checks == second.checks
     assert draw(7) == draw(7) != draw(8)
 
@@ -191,12 +191,12 @@ class SendsAgainInTheWrongOrder(Routing):
     ),
 )  # fmt: skip
 def test_a_planted_bug_is_found(build: Build) -> None:
-    found = any(run_story(draw(seed), build).violations for seed in (*LIKELY, *range(HUNTED_MAX)))
+    found = any(COMMANDS.run(draw(seed), build).violations for seed in (*LIKELY, *range(HUNTED_MAX)))
     assert found, f"{build} went through {HUNTED_MAX} stories"
 
 
 def test_a_failing_story_is_told_as_short_as_it_gets() -> None:
-    failure = find_failure(range(100), Build(log=HasNoFence))
+    failure = COMMANDS.find_failure(range(100), Build(log=HasNoFence))
     assert failure is not None
     assert len(failure.story.acts) + len(failure.story.faults) <= 8, failure.lines()
     assert any("two copies" in line for line in failure.lines())

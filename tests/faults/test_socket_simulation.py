@@ -12,7 +12,7 @@ from rayfold.actors.partition.request_order import RequestOrder
 from rayfold.actors.partition.socket_protocol import Request, ServerProtocol
 from rayfold.actors.sockets.transport_choice import TransportChoice
 from rayfold.benchmarks.torture.contract import Findings
-from rayfold.benchmarks.torture.simulation.socket_running import find_socket_failure, run_socket_story
+from rayfold.benchmarks.torture.simulation.running import CONNECTIONS
 from rayfold.benchmarks.torture.simulation.socket_world import SocketBuild, draw_socket_story
 from rayfold.runtime.encoding.envelope import _pack, new_command_id, unpack_batch
 from rayfold.runtime.encoding.outcome import decode_answer
@@ -27,14 +27,14 @@ HUNTED_MAX = 200
 
 def test_no_story_of_the_real_parts_breaks_an_invariant() -> None:
     total = Findings()
-    failure = find_socket_failure(range(STORIES), total=total)
+    failure = CONNECTIONS.find_failure(range(STORIES), total=total)
     assert failure is None, "\n".join(failure.lines())
     assert total.figures["stories"] == STORIES
     assert set(total.checks) == {"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I11", "I12"}
 
 
 def test_a_seed_tells_the_same_story_again() -> None:
-    first, second = run_socket_story(draw_socket_story(7)), run_socket_story(draw_socket_story(7))
+    first, second = CONNECTIONS.run(draw_socket_story(7)), CONNECTIONS.run(draw_socket_story(7))
     assert first.checks == second.checks
     assert draw_socket_story(7) == draw_socket_story(7) != draw_socket_story(8)
 
@@ -173,12 +173,12 @@ def name_of(build: SocketBuild) -> str:
 
 @pytest.mark.parametrize("build", PLANTED, ids=name_of)
 def test_a_planted_bug_is_found(build: SocketBuild) -> None:
-    found = any(run_socket_story(draw_socket_story(seed), build).violations for seed in range(HUNTED_MAX))
+    found = any(CONNECTIONS.run(draw_socket_story(seed), build).violations for seed in range(HUNTED_MAX))
     assert found, f"{name_of(build)} went through {HUNTED_MAX} stories"
 
 
 def test_a_failing_story_is_told_as_short_as_it_gets() -> None:
-    failure = find_socket_failure(range(100), SocketBuild(choice=KeepsAConnectionThatIsLost))
+    failure = CONNECTIONS.find_failure(range(100), SocketBuild(choice=KeepsAConnectionThatIsLost))
     assert failure is not None
     assert len(failure.story.acts) + len(failure.story.faults) <= 8, failure.lines()
     assert failure.lines()[0] == f"seed {failure.story.seed}"

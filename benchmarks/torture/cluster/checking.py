@@ -105,11 +105,8 @@ def _check_shares(store: StoppedStore, findings: Findings) -> None:
 
 def _check_left(store: StoppedStore, share: Store, partition: int, findings: Findings) -> None:
     where = f"partition {partition}, left in {share.path}"
-    reader = share.open_reader(partition)
-    try:
+    with contextlib.closing(share.open_reader(partition)) as reader:
         findings.check("I6", bool(reader.successor()), f"{where}: it is not sealed")
-    finally:
-        reader.close()
     left, present = stored_records(share, partition), stored_records(store, partition)
     for position, record in enumerate(left, 1):
         same = zlib.crc32(record) == zlib.crc32(next(present, b""))

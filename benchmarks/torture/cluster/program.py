@@ -218,11 +218,8 @@ class _Program:
 
     async def look(self, partition: int) -> int:
         """How many events of a partition this program can read, through the node agent of its home."""
-        reader = self._bank._store.open_reader(partition)
-        try:
+        with contextlib.closing(self._bank._store.open_reader(partition)) as reader:
             return await asyncio.to_thread(reader.head)
-        finally:
-            reader.close()
 
     # --- the load ------------------------------------------------------------------------------------------------
 

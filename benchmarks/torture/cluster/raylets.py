@@ -234,9 +234,6 @@ def write(share: str, node_id: str, partition: int) -> None:
     found = open_share(Path(share), node_id)
     assert found is not None
     print("began", flush=True)
-    log = found.store.open_log(partition)
-    try:
+    with closing(found.store.open_log(partition)) as log:
         continue_epochs(log, 0)
         print("done", flush=True)
-    finally:
-        log.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 from typing import Any, Final
 
 import msgpack
@@ -55,8 +56,7 @@ async def hostile_broadcast(context: Context, findings: Findings) -> None:
     store = create_or_open_store(context.folder / "store", 1)
     catalogue = Catalogue([Jar], [Totals])
     plan = ProjectorPlan("Totals", 0, 0, context.folder / "projector", ship(catalogue), store)
-    log = store.open_log(0)
-    try:
+    with closing(store.open_log(0)) as log:
         writer = WriteLoop(0, log, catalogue)
         writer.activate()
         actor = start_projector(plan, f"hostile-{store.store_id[:8]}", cluster.namespace)
@@ -65,8 +65,6 @@ async def hostile_broadcast(context: Context, findings: Findings) -> None:
             await _Feed(context, findings, writer, actor).run()
         finally:
             kill(actor)
-    finally:
-        log.close()
 
 
 class _Feed:

@@ -272,12 +272,9 @@ def _succeed(bank: LocalBank, partition: int, epoch: int) -> int:
 def succeed(path: str, partition: int, jar: str) -> None:
     """What the child runs: activate, append, and report epoch, receipts and head."""
     print("began", flush=True)
-    log = open_store(path).open_log(partition)
-    try:
+    with closing(open_store(path).open_log(partition)) as log:
         loop = WriteLoop(partition, log, Catalogue([Jar]))
         epoch = loop.activate()
         sent = [pack(Envelope(Jar, jar, Put(amount=1, note="successor")))[0] for _ in range(_SUCCESSORS_COMMANDS)]
         receipts = sum(isinstance(outcome, Receipt) for outcome in loop.execute(sent).outcomes)
         print(json.dumps([epoch, receipts, log.head()]), flush=True)
-    finally:
-        log.close()

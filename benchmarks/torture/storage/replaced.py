@@ -12,6 +12,7 @@ import random
 import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -163,18 +164,12 @@ def look(report: Any, *, path: str, seed: int) -> None:
         report.send(asked=asked, told=told)
 
     def read(partition: int) -> bool:
-        reader = open_store(path).open_reader(partition)
-        try:
+        with closing(open_store(path).open_reader(partition)) as reader:
             return everything(reader) == wanted[partition].records
-        finally:
-            reader.close()
 
     def write(partition: int) -> bool:
-        log = open_store(path).open_log(partition)
-        try:
+        with closing(open_store(path).open_log(partition)) as log:
             return log.head() == len(wanted[partition].records)
-        finally:
-            log.close()
 
     def hold() -> bool:
         with open_store(path).hold("a runtime"):
