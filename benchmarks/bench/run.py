@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 from rich.markup import escape
 
@@ -36,6 +37,8 @@ from ..harness.results import ResultsInvalid, Run, load_run, save_run
 from ..harness.rounds import Plan, Record, measure_all
 from ..harness.screen import Screen
 from ..harness.summary import GENERATOR, summarize
+
+P = ParamSpec("P")
 
 MEASURED, BROKEN, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -76,74 +79,80 @@ class Request:
     report: Path | None = None
 
 
+def _in_words(act: Callable[P, int]) -> Callable[P, int]:
+    """Have what is to be done return the exit code also of what goes wrong: what is the user's to know becomes one
+    line."""
+
+    @wraps(act)
+    def acted(*arguments: P.args, **options: P.kwargs) -> int:
+        try:
+            return act(*arguments, **options)
+        except KeyboardInterrupt:
+            _complain("stopped")
+            return INTERRUPTED
+        except (BenchRefused, ResultsInvalid, RayfoldError, OSError) as error:
+            _complain(f"[bold red]error:[/] {escape(str(error))}")
+            return REFUSED
+
+    return acted
+
+
+@_in_words
 def run_bench(request: Request) -> int:
     """Run it. Returns the exit code: 0 measured, 1 an invariant broken or a case failed, 2 refused, 130 interrupted."""
-
-    def run() -> int:
-        _check(request)
-        return _run(request)
-
-    return _in_words(run)
+    _check(request)
+    return _run(request)
 
 
+@_in_words
 def run_compare(first: Path, second: Path, json_file: Path | None) -> int:
     """Show what moved between two runs. Returns 0, or 2 if either file holds no results."""
-
-    def run() -> int:
-        comparison = compare(load_run(first), load_run(second))
-        Screen(PrintableConsole(highlight=False)).comparison(comparison, (first.name, second.name))
-        if json_file is not None:
-            json_file.write_text(json.dumps(comparison.as_dict(), indent=1) + "\n", encoding="utf-8")
-        return MEASURED
-
-    return _in_words(run)
+    comparison = compare(load_run(first), load_run(second))
+    Screen(PrintableConsole(highlight=False)).comparison(comparison, (first.name, second.name))
+    if json_file is not None:
+        json_file.write_text(json.dumps(comparison.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return MEASURED
 
 
+@_in_words
 def run_report(results: Path, directory: Path) -> int:
     """Make the page of results. Returns 0, or 2 if the file holds none."""
-
-    def run() -> int:
-        _check_extra()
-        return _reported(load_run(results), directory)
-
-    return _in_words(run)
+    _check_extra()
+    return _reported(load_run(results), directory)
 
 
+@_in_words
 def run_model(request: Request, sources: Sequence[Path], cores: Sequence[int], nodes: Sequence[int]) -> int:
     """Measure the demands, or take them from earlier runs, and predict. Returns the exit code, as `run_bench`."""
+    from ..model.demands import DemandsMissing
+    from ..model.prediction import predicted, summary_of
 
-    def run() -> int:
-        from ..model.demands import DemandsMissing
-        from ..model.prediction import predicted, summary_of
-
-        _check(request)
-        runs, interrupted = [load_run(source) for source in sources], False
-        if not runs:
-            with _workplace(request.directory) as place:
-                measured, interrupted = _measured(request, _options(request, place))
-                runs = [measured]
-        try:
-            cases = [] if interrupted else predicted(runs, cores, nodes, request.seed)
-        except DemandsMissing as error:
-            if sources:
-                raise BenchRefused(str(error)) from None
-            _complain(str(error))  # a case has failed: what was measured is written all the same
-            cases = []
-        kept = [] if sources else runs[0].cases
-        sizes = {"cores": list(cores), "nodes": list(nodes)}
-        options = {**runs[0].options, "sizes": sizes, "seed": request.seed}
-        update = {"suites": [MODEL], "options": options, "cases": [*kept, *cases], "goals": []}
-        whole = runs[0].model_copy(update=update)
-        if request.json_file is not None:
-            save_run(whole, _json_file(request.json_file, whole.machine, request))
-        screen = Screen(PrintableConsole(highlight=False))
-        screen.prediction(whole) if cases else screen.results(whole)
-        PrintableConsole(highlight=False).print(summary_of(cases), soft_wrap=True)
-        if request.report is not None:
-            _reported(whole, request.report)
-        return INTERRUPTED if interrupted else BROKEN if whole.broken or not cases else MEASURED
-
-    return _in_words(run)
+    _check(request)
+    runs, interrupted = [load_run(source) for source in sources], False
+    if not runs:
+        with _workplace(request.directory) as place:
+            measured, interrupted = _measured(request, _options(request, place))
+            runs = [measured]
+    try:
+        cases = [] if interrupted else predicted(runs, cores, nodes, request.seed)
+    except DemandsMissing as error:
+        if sources:
+            raise BenchRefused(str(error)) from None
+        _complain(str(error))  # a case has failed: what was measured is written all the same
+        cases = []
+    kept = [] if sources else runs[0].cases
+    sizes = {"cores": list(cores), "nodes": list(nodes)}
+    options = {**runs[0].options, "sizes": sizes, "seed": request.seed}
+    update = {"suites": [MODEL], "options": options, "cases": [*kept, *cases], "goals": []}
+    whole = runs[0].model_copy(update=update)
+    if request.json_file is not None:
+        save_run(whole, _json_file(request.json_file, whole.machine, request))
+    screen = Screen(PrintableConsole(highlight=False))
+    screen.prediction(whole) if cases else screen.results(whole)
+    PrintableConsole(highlight=False).print(summary_of(cases), soft_wrap=True)
+    if request.report is not None:
+        _reported(whole, request.report)
+    return INTERRUPTED if interrupted else BROKEN if whole.broken or not cases else MEASURED
 
 
 def _run(request: Request) -> int:
@@ -269,18 +278,6 @@ def _check_address(address: str) -> None:
 def _check_extra() -> None:
     if missing := missing_extra():
         raise BenchRefused(f"not installed: {', '.join(missing)}; the benchmarks need pip install rayfold[bench]")
-
-
-def _in_words(act: Callable[[], int]) -> int:
-    """The exit code of what is to be done; what is the user's to know becomes one line."""
-    try:
-        return act()
-    except KeyboardInterrupt:
-        _complain("stopped")
-        return INTERRUPTED
-    except (BenchRefused, ResultsInvalid, RayfoldError, OSError) as error:
-        _complain(f"[bold red]error:[/] {escape(str(error))}")
-        return REFUSED
 
 
 def _reported(run: Run, directory: Path) -> int:

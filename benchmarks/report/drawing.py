@@ -197,10 +197,16 @@ def heat(
         spine.set_visible(False)
 
 
-def axes(panel: Axes, x: str = "", y: str = "", *, legend: bool = True) -> None:
-    """What stands at the axes; with a legend, numbers on the y-axis are in full."""
+def axes(panel: Axes, x: str = "", y: str = "", *, legend: bool = True, log: str = "", base: float = 10) -> None:
+    """What stands at the axes; with a legend, numbers on the y-axis are in full. `log`: `x`, `y` or both are
+    logarithmic, the x-axis to this base."""
     panel.set_xlabel(x)
     panel.set_ylabel(y)
+    if "x" in log:
+        panel.set_xscale("log", base=base)
+        thousands(panel, "x")
+    if "y" in log:
+        panel.set_yscale("log")
     if legend:
         thousands(panel)
         panel.legend()

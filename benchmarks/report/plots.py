@@ -122,12 +122,10 @@ def _sizes(kind: str, cases: Cases) -> Plots:
         for number, nodes in enumerate(dict.fromkeys(case.parameters["nodes"] for case in cases)):
             of_nodes = [case for case in cases if case.parameters["nodes"] == nodes]
             line(panel, Series.over(counted(float(nodes), "node"), of_nodes, "cores", name), number)
-        panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
+        axes(panel, "cores of each node", name.replace("_per_s", "/s"), log="xy", base=2)
         panel.set_xticks(
             cores := sorted({float(case.parameters["cores"]) for case in cases}), [f"{n:g}" for n in cores]
         )
-        axes(panel, "cores of each node", name.replace("_per_s", "/s"))
     largest = cases[-1]
     text = f"Computed, not measured. With {largest.parameters['nodes']} nodes of {largest.parameters['cores']} cores:"
     told = [f"{shown(largest.figures[name].value)} {name.replace('_per_s', '/s')}" for name in names]
@@ -174,19 +172,22 @@ def _a_second(figure: str) -> str:
     return f"{figure.removesuffix('_per_s')}/s"
 
 
-def _in_bars(
-    title: str, rows: Rows, x: str, height: float, what: str, *, own: str = "", logarithmic: bool = False
-) -> Plot:
+def _in_bars(title: str, rows: Rows, x: str, what: str, *, own: str = "", logarithmic: bool = False) -> Plot:
     """One panel of bars."""
-    drawing, (panel,) = canvas(height=height)
+    drawing, (panel,) = canvas(height=_height(rows))
     bars(panel, rows, own=own, logarithmic=logarithmic)
     panel.set_xlabel(x)
     return plot(drawing, title, what)
 
 
-def _in_two(title: str, height: float, sides: Mapping[str, Rows], what: str) -> Plot:
+def _height(rows: Rows) -> float:
+    """Of a panel of bars."""
+    return 1.1 + 0.42 * len(rows)
+
+
+def _in_two(title: str, sides: Mapping[str, Rows], what: str) -> Plot:
     """Two panels of bars, each with its title."""
-    drawing, panels = canvas(height=height, columns=2)
+    drawing, panels = canvas(height=max(map(_height, sides.values())), columns=2)
     for panel, (name, rows) in zip(panels, sides.items(), strict=True):
         bars(panel, rows)
         panel.set_title(name)
@@ -244,10 +245,7 @@ def _depth(cases: Cases, workers: str, title: str) -> Plots:
     drawing, (panel,) = canvas()
     for number, series in enumerate(drawn):
         line(panel, series, number)
-    panel.set_xscale("log", base=2)
-    panel.set_yscale("log")
-    thousands(panel, "x")
-    axes(panel, "in flight", _a_second(figure))
+    axes(panel, "in flight", _a_second(figure), log="xy", base=2)
     one, low = drawn[0], drawn[0].figures[0].value
     depth, high = max(zip(one.x, [point.value for point in one.figures], strict=True), key=lambda pair: pair[1])
     what = f"With {one.label}, {shown(low)}/s at {one.x[0]:g} in flight become {shown(high)}/s at {depth:g}:"
@@ -275,7 +273,7 @@ def _mixes(cases: Cases) -> Plots:
         f"At {counted(int(str(partitions)), 'partition')} and {depth} in flight: {fast} reach"
         f" {shown(most.value)} commands/s, {slow} {shown(least.value)}, {least.value / most.value:.2f} of that."
     )
-    yield _in_bars("Writes by keys and placement", rows, "commands/s", 0.9 + 0.5 * len(rows), what)
+    yield _in_bars("Writes by keys and placement", rows, "commands/s", what)
 
 
 # Reads and writes together
@@ -391,7 +389,7 @@ def _both(cases: Cases) -> Plots:
     ]
     size = "{partitions} partitions and {replicas} replicas".format(**cases[0].parameters)
     what = sentence(told, f", {size}, each with a client process")
-    yield _in_two(f"Writes and reads at once, {size}", 2.0, sides, what)
+    yield _in_two(f"Writes and reads at once, {size}", sides, what)
 
 
 def _nodes(cases: Cases) -> Plots:
@@ -415,7 +413,7 @@ def _nodes(cases: Cases) -> Plots:
         f"99 of 100 writes at half of saturation are visible within {shown(visible[-1][1].value)} ms there, and"
         f" within {shown(visible[0][1].value)} ms with {visible[0][0]}",
     ]
-    yield _in_two("The same bank on several nodes of one machine", 2.6, sides, sentence(told))
+    yield _in_two("The same bank on several nodes of one machine", sides, sentence(told))
 
 
 def _moves(cases: Cases) -> Plots:
@@ -438,8 +436,8 @@ def _moves(cases: Cases) -> Plots:
         f" a move takes {shown(figures['move_s'].value)} s, and no command is taken for"
         f" {shown(figures['waited_ms'].value)} ms of it."
     )
-    title, x = "Moves under load", "ms, from the intended send time"
-    yield _in_bars(title, list(rows.items()), x, 3.2, what, logarithmic=True)
+    x = "ms, from the intended send time"
+    yield _in_bars("Moves under load", list(rows.items()), x, what, logarithmic=True)
 
 
 def _loss(cases: Cases) -> Plots:
@@ -457,7 +455,7 @@ def _loss(cases: Cases) -> Plots:
         f" is up; the longest wait of a command to the other partitions is"
         f" {shown(figures['others_ms_max'].value)} ms."
     )
-    yield _in_bars("A node lost and back", rows, "s", 1.8, what)
+    yield _in_bars("A node lost and back", rows, "s", what)
 
 
 # Time
@@ -525,8 +523,7 @@ def _freshness(cases: Cases) -> Plots:
     drawing, (panel,) = canvas(height=3.4)
     for number, suffix in enumerate(("p50", "p99", "max")):
         line(panel, Series.over(suffix, cases, "load", f"visible_ms_{suffix}"), number)
-    panel.set_yscale("log")
-    axes(panel, "share of write saturation", "ms from acknowledged to visible")
+    axes(panel, "share of write saturation", "ms from acknowledged to visible", log="y")
     tail = Series.over("", cases, "load", "visible_ms_p99")
     told = ", ".join(f"{shown(one.value)} ms at {load:.0%}" for load, one in zip(tail.x, tail.figures, strict=True))
     what = f"99 of 100 acknowledged writes are visible to queries within {told} of saturation."
@@ -585,9 +582,8 @@ def _peers(rows: Rows) -> Plots:
         return
     best = ours[1].value
     others = [f"{best / figure.value:.2f} times {label}" for label, figure in rows if not label.startswith(OURS)]
-    what, height = f"{ours[0]} does {shown(best)} commands/s: {_listed(others)}.", 1.1 + 0.42 * len(rows)
-    title, x = "Peers: the same job in the same run", "commands/s, logarithmic"
-    yield _in_bars(title, rows, x, height, what, own=OURS, logarithmic=True)
+    title, what = "Peers: the same job in the same run", f"{ours[0]} does {shown(best)} commands/s: {_listed(others)}."
+    yield _in_bars(title, rows, "commands/s, logarithmic", what, own=OURS, logarithmic=True)
 
 
 def _jobs(run: Run) -> Plots:
@@ -597,8 +593,8 @@ def _jobs(run: Run) -> Plots:
             rows.append((f"{_label(case)}, {name.removesuffix('_per_s')}", case.figures[name]))
             told.append(f"{_label(case)} {shown(case.figures[name].value)}/s")
     if rows:
-        what, height = f"Each with its oracle, which found nothing wrong: {_listed(told)}.", 1.1 + 0.42 * len(rows)
-        yield _in_bars("Whole jobs", rows, "a second, logarithmic", height, what, logarithmic=True)
+        what = f"Each with its oracle, which found nothing wrong: {_listed(told)}."
+        yield _in_bars("Whole jobs", rows, "a second, logarithmic", what, logarithmic=True)
 
 
 def _ceiling(run: Run) -> Plots:
@@ -616,10 +612,7 @@ def _ceiling(run: Run) -> Plots:
         what, _, unit = series.label.partition(", ")
         best = max(figure.value for figure in series.figures)
         told.append(f"{what}: {shown(best)} {unit}/s")
-    panel.set_xscale("log")
-    panel.set_yscale("log")
-    thousands(panel, "x")
-    axes(panel, "in one synced commit", "a second")
+    axes(panel, "in one synced commit", "a second", log="xy")
     what = f"At best, {_listed(told)}"
     writes = [
         case.figures[COMMANDS].value for case in run.cases_of("write", "saturated writes") if COMMANDS in case.figures
@@ -647,4 +640,4 @@ def _role(case: CaseResult, role: str, rows: Rows) -> Plot:
     )
     setting = ", ".join(f"{name} {value}" for name, value in case.parameters.items())
     title = f"{case.name.capitalize()}{f' at {setting}' if setting else ''}: {role}"
-    return _in_bars(title, drawn, f"microseconds of CPU a {each}", 1.1 + 0.36 * len(drawn), what)
+    return _in_bars(title, drawn, f"microseconds of CPU a {each}", what)

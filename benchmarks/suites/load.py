@@ -242,7 +242,6 @@ async def open_loop(
     pace = ConstantPace(per_second, warm_up_s + seconds)
     warm_up = int(warm_up_s * per_second)
     room = asyncio.Semaphore(OPEN_IN_FLIGHT_MAX)
-    tasks: set[asyncio.Task[None]] = set()
     start_ns = time.perf_counter_ns()
 
     async def one(intended_ns: float, counts: bool) -> None:
@@ -258,19 +257,16 @@ async def open_loop(
         finally:
             room.release()
 
-    for number in range(pace.total):
-        intended_ns = start_ns + pace.intended_s(number) * 1e9
-        await _until(intended_ns)
-        if number % YIELD_EVERY == 0:
-            await asyncio.sleep(0)
-        await room.acquire()
-        if number >= warm_up:
-            load.late.record_us(int(time.perf_counter_ns() - intended_ns) // 1000)
-        task = asyncio.create_task(one(intended_ns, number >= warm_up))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-    while tasks:
-        await asyncio.wait(tasks)
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(pace.total):
+            intended_ns = start_ns + pace.intended_s(number) * 1e9
+            await _until(intended_ns)
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+            await room.acquire()
+            if number >= warm_up:
+                load.late.record_us(int(time.perf_counter_ns() - intended_ns) // 1000)
+            tasks.create_task(one(intended_ns, number >= warm_up))
     load.sent = pace.total - warm_up
     load.seconds = (time.perf_counter_ns() - start_ns) / 1e9 - pace.intended_s(warm_up)
     return load

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -174,23 +175,17 @@ def _total(number: int) -> int:
 async def _place(shop: Runtime, context: Context, stop: asyncio.Event) -> list[str]:
     """So many at once, each with an id of its own, until it is enough."""
     placed: list[str] = []
+    numbers = itertools.count()
 
-    async def one(number: int) -> None:
-        order = Place(wallet=f"w{number % WALLETS}", item=f"i{number % ITEMS}", total=_total(number))
-        await _have_done(shop, Order, f"o{number}", order, derived_id("order", context.seed, number))
-        placed.append(f"o{number}")
+    async def work() -> None:
+        while not stop.is_set():
+            number = next(numbers)
+            order = Place(wallet=f"w{number % WALLETS}", item=f"i{number % ITEMS}", total=_total(number))
+            await _have_done(shop, Order, f"o{number}", order, derived_id("order", context.seed, number))
+            placed.append(f"o{number}")
+            await asyncio.sleep(0.002)
 
-    waiting: set[asyncio.Task[None]] = set()
-    number = 0
-    while not stop.is_set():
-        while len(waiting) < IN_FLIGHT:
-            task = asyncio.create_task(one(number))
-            waiting.add(task)
-            task.add_done_callback(waiting.discard)
-            number += 1
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.sleep(0.002)
-    await asyncio.gather(*waiting)
+    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
     return placed
 
 
