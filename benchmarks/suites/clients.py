@@ -7,9 +7,9 @@ independent scaling, put to the test: what the one side keeps while the other is
 
 The application runs on one node of its own (`LocalCluster(nodes=1)`), or on those of `--address`.
 
-A client (`work`) connects to a bank by its name, prints `ready`, waits for a line, works, and prints in one line of
-JSON what it did; the receipts go into a file, pickled, as they are many. Only what happens within the timed part
-counts, CPU included; a client that fails prints the reason.
+A client (`work`) connects to a bank by its name, prints `ready`, waits for a line, works, and prints `done`; what it
+did, with its many receipts, is then in a file, pickled. Only what happens within the timed part counts, CPU included; a
+client that fails prints the reason.
 
 Rule kept here: throughputs are added up, so all clients begin at one word and are timed over the same seconds; what
 each was acknowledged is looked up in the logs.
@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import pickle
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -36,7 +34,7 @@ from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..harness.processes import Child
 from ..workloads.bank import Balances, deposits, questions
 from ..workloads.keys import draw
-from .load import ask_all, execute_all
+from .load import Load, ask_all, execute_all
 from .measuring import CpuMeter, cpu_figures, rate
 from .read import fill
 from .running import Running, bank_on_own_cluster, running_bank
@@ -47,39 +45,6 @@ DEPTH: Final = 2_048
 WARM_UP_SHARE: Final = 0.4
 CLIENT_TIMEOUT_S: Final = 120.0
 """For a client to connect, and again to do its work: seconds, unless the machine has other things to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What one client is to do."""
-
-    name: str
-    """Of the bank."""
-    address: str
-    """Of the cluster that it runs on."""
-    kind: str
-    """`writes` or `reads`."""
-    depth: int
-    """Commands or queries in flight."""
-    seed: int
-    """Another one for each client: they use the same accounts in different orders."""
-    seconds: float
-    warm_up_s: float
-    receipts: str
-    """The file for them."""
-    pids: dict[str, list[int]] = field(default_factory=dict)
-    """Role -> processes of the application, whose CPU this client measures beside its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """What one client has done."""
-
-    counted: int
-    seconds: float
-    cpu_s: dict[str, float]
-    """By role, within the timed part: `clients`, which is this process, and those of the job."""
-    failures: list[str]
 
 
 def cases(options: Options) -> list[Case]:
@@ -108,22 +73,29 @@ async def _measure(options: Options, partitions: int, replicas: int, writers: in
     async with contextlib.AsyncExitStack() as stack:
         running = await stack.enter_async_context(_bank(partitions, replicas, options))
         filled = (await fill(running, options)).receipts if replicas else []
-        jobs = [_job(number, kind, running, options) for number, kind in enumerate(kinds)]
-        clients = [stack.enter_context(Child(work, os.environ, listens=True, **asdict(job))) for job in jobs]
+        results = [running.folder / f"load-{number}" for number in range(len(kinds))]
+        given = _application(running, options)
+        clients = [
+            stack.enter_context(
+                Child(work, os.environ, listens=True, kind=kind, number=number, result=str(result), **given)
+            )
+            for number, (kind, result) in enumerate(zip(kinds, results, strict=True))
+        ]
         await _lines_of(clients)
         for client in clients:
             client.write_line("go")
-        done = [JobResult(**json.loads(line)) for line in await _lines_of(clients)]
-        receipts = filled + [receipt for job in jobs for receipt in pickle.loads(Path(job.receipts).read_bytes())]
-        hold(*(did.failures for did in done), await running.violations(receipts))
+        await _lines_of(clients)
+        done: list[Load] = [pickle.loads(result.read_bytes()) for result in results]
+        receipts = filled + [receipt for load in done for receipt in load.receipts]
+        hold(*(load.failures for load in done), await running.violations(receipts))
     figures: dict[str, Figure] = {}
     for kind, unit in (("writes", "commands"), ("reads", "queries")):
-        of_kind = [did for did, one in zip(done, kinds, strict=True) if one == kind]
+        of_kind = [load for load, one in zip(done, kinds, strict=True) if one == kind]
         if of_kind:
-            per_s = sum(did.counted / did.seconds for did in of_kind)
+            per_s = sum(load.counted / load.seconds for load in of_kind)
             figures[f"{unit}_per_s"] = rate(per_s, 1.0, f"{unit}/s")
             if of_kind == done:
-                figures |= cpu_figures(_cpu_s(done), sum(did.counted for did in done), unit)
+                figures |= cpu_figures(_cpu_s(done), sum(load.counted for load in done), unit)
     return Sample(figures, notes=running.notes | {"receipts": len(receipts)})
 
 
@@ -138,20 +110,13 @@ async def _bank(partitions: int, replicas: int, options: Options) -> AsyncIterat
         yield bank
 
 
-def _job(number: int, kind: str, running: Running, options: Options) -> Job:
+def _application(running: Running, options: Options) -> dict[str, Any]:
+    """What every client is given."""
     store = running.store
     assert isinstance(store, ClusterStore)
-    return Job(
-        name=store.name,
-        address=cast(RemoteSystem, running.bank._active).address,
-        kind=kind,
-        depth=DEPTH,
-        seed=options.seed + number,
-        seconds=options.seconds,
-        warm_up_s=options.seconds * WARM_UP_SHARE,
-        receipts=str(running.folder / f"receipts-{number}"),
-        pids={} if number else {role: pids for role, pids in running.pids.items() if pids and role != "driver"},
-    )
+    pids = {role: pids for role, pids in running.pids.items() if pids and role != "driver"}
+    address = cast(RemoteSystem, running.bank._active).address
+    return {"bank": store.name, "address": address, "seed": options.seed, "seconds": options.seconds, "pids": pids}
 
 
 async def _lines_of(clients: Sequence[Child]) -> list[str]:
@@ -159,26 +124,27 @@ async def _lines_of(clients: Sequence[Child]) -> list[str]:
     return await asyncio.gather(*(asyncio.to_thread(client.next_line, CLIENT_TIMEOUT_S) for client in clients))
 
 
-def _cpu_s(done: Sequence[JobResult]) -> dict[str, float]:
+def _cpu_s(done: Sequence[Load]) -> dict[str, float]:
     """All clients together, and the application's roles as the first of them has measured them."""
-    return done[0].cpu_s | {"clients": sum(did.cpu_s.get("clients", 0.0) for did in done)}
+    return done[0].cpu_s | {"clients": sum(load.cpu_s.get("clients", 0.0) for load in done)}
 
 
-async def _work(job: Job) -> JobResult:
-    async with connect(job.name, address=job.address) as bank:
+def work(result: str, **given: Any) -> None:
+    """What a client runs. Its load goes into the file `result`."""
+    Path(result).write_bytes(pickle.dumps(asyncio.run(_work(**given))))
+    print("done", flush=True)
+
+
+async def _work(
+    bank: str, address: str, kind: str, number: int, seed: int, seconds: float, pids: dict[str, list[int]]
+) -> Load:
+    """`kind`: `writes` or `reads`. Clients use the same accounts in different orders. `pids`: of the application, by
+    role; the first client measures their CPU beside its own."""
+    async with connect(bank, address=address) as connected:
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        cpu = CpuMeter({"clients": [os.getpid()], **job.pids})
-        keys = draw("uniform", job.seed)
-        if job.kind == "writes":
-            envelopes = deposits(keys, job.seed)
-            load = await execute_all(bank, envelopes, job.depth, job.warm_up_s, job.seconds, cpu)
-        else:
-            load = await ask_all(bank, Balances, questions(keys), job.depth, job.warm_up_s, job.seconds, cpu)
-    Path(job.receipts).write_bytes(pickle.dumps(load.receipts))
-    return JobResult(load.counted, load.seconds, load.cpu_s, load.failures)
-
-
-def work(**job: Any) -> None:
-    """What a client runs."""
-    print(json.dumps(asdict(asyncio.run(_work(Job(**job))))), flush=True)
+        cpu = CpuMeter({"clients": [os.getpid()], **({} if number else pids)})
+        keys, times = draw("uniform", seed + number), (seconds * WARM_UP_SHARE, seconds)
+        if kind == "writes":
+            return await execute_all(connected, deposits(keys, seed + number), DEPTH, *times, cpu)
+        return await ask_all(connected, Balances, questions(keys), DEPTH, *times, cpu)
