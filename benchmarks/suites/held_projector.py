@@ -6,7 +6,7 @@ either its event comes or the log has none. Here the log's end is known and its 
 which does not answer, for as long as the suite has set. All else is what a projector runs: the read model, the server,
 the table of what waits.
 
-The program listens for echoes at a path, prints the path of its socket, and obeys one line after the other,
+The program (`run`) listens for echoes at a path, prints the path of its socket, and obeys one line after the other,
 each with an answer: `commit` has the log get an event that it holds back (its position), `release` gives it to the
 projector, `threads` counts the program's.
 """
@@ -43,7 +43,7 @@ class HeldLog(MemoryLog):
         return [] if self.held else super().read(after, limit, bytes_max)
 
 
-def run_held_projector(echo_path: str) -> None:
+def run(echo_path: str) -> None:
     """Until standard input ends."""
     log, catalogue, ending = HeldLog(), Catalogue([Account], [Balances]), threading.Event()
     loop = WriteLoop(0, log, catalogue)

@@ -25,7 +25,6 @@ from ..harness.histogram import Latencies
 from ..harness.processes import Child
 from ..workloads.bank import AllBalances, BalanceOf, Balances, deposits, questions
 from ..workloads.keys import draw
-from .held_projector import run_held_projector
 from .invariants import read_model_violations
 from .load import Load, ask_all, execute_all
 from .measuring import cpu_figures, of_times, rate
@@ -126,7 +125,8 @@ async def held_projector() -> AsyncIterator[_Held]:
     """A projector in a process of its own, with a socket that returns what it gets."""
     with tempfile.TemporaryDirectory() as folder:
         echo_path = Path(folder) / "echo"
-        with Child(run_held_projector, listens=True, echo_path=str(echo_path)) as program:
+        job = f"{__package__}.held_projector:run"  # imported there alone: Ray may not be set up yet
+        with Child(job, listens=True, echo_path=str(echo_path)) as program:
             path = program.next_line().strip()
 
             def order(what: str) -> int:
