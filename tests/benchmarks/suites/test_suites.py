@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -44,6 +46,17 @@ def test_every_goal_is_a_figure_of_a_case_that_there_is(of_a_run: Options) -> No
     keys = {case.key for case in all_cases(of_a_run)}
     wanted = {key for goal in GOALS for key, _ in (goal.numerator, *filter(None, [goal.denominator]))}
     assert wanted <= keys
+
+
+@pytest.mark.slow
+def test_no_suite_imports_ray_before_it_is_set_up() -> None:
+    """Ray takes the address of this machine from its environment as it is imported: it would join no local cluster."""
+    program = (
+        "import sys; from importlib import import_module; from rayfold.benchmarks.harness.registry import SUITES;"
+        "[import_module('rayfold.benchmarks.suites.' + suite) for suite in SUITES];"
+        "print('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_every_case_has_a_key_of_its_own_and_names_its_suite(of_a_run: Options) -> None:
