@@ -12,8 +12,9 @@ import json
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rayfold import Application, BlockingRuntime, Runtime, connect
 from rayfold.runtime.errors import RayfoldError
@@ -79,7 +80,7 @@ def kill_owner(context: Context, findings: Findings) -> None:
                 _await_more(client, _ENOUGH)
         for client in clients:
             client.write_line("end")
-            _end(client, findings)
+            findings.include(Findings.of(json.loads(list(client.lines())[-1])))
     asyncio.run(_look(folder, journals, findings))
     findings.figures["killed_owners"] = len(recoveries)
     findings.note("recovery_ms", recoveries)
@@ -98,23 +99,11 @@ def _await_more(client: Child, more: int) -> None:
     """Until it has had so many further commands acknowledged."""
     begun: int | None = None
     for line in client.lines(_START_S):
-        acknowledged = json.loads(line)["acknowledged"]
+        acknowledged = int(line)
         begun = acknowledged if begun is None else begun
         if acknowledged >= begun + more:
             return
     raise RuntimeError(client.why_ended())
-
-
-def _end(client: Child, findings: Findings) -> None:
-    """What it has seen itself: I9."""
-    told: dict[str, Any] = {}
-    for line in client.lines():
-        told = json.loads(line)
-    findings.checks["I9"] = findings.checks.get("I9", 0) + told["checks"]
-    for what in told["violations"]:
-        findings.violate("I9", what)
-    findings.count("session_reads", told["session_reads"])
-    findings.check("I11", not told["heavy"], f"a client has imported {told['heavy']}")
 
 
 async def _look(folder: Path, journals: list[Path], findings: Findings) -> None:
@@ -138,7 +127,8 @@ def own(path: str) -> None:
 
 
 def use(path: str, number: int, seed: int, journal: str) -> None:
-    """Write and read until a line comes; print how many commands were acknowledged, again and again."""
+    """Write and read until a line comes; print how many commands were acknowledged, again and again, and at
+    the end what was found: I9."""
     asyncio.run(_use(path, number, seed, journal))
 
 
@@ -158,19 +148,13 @@ async def _use(path: str, number: int, seed: int, journal: str) -> None:
             ),
         ]
         while not stop.is_set():
-            print(json.dumps({"acknowledged": sum(1 for _ in history.acknowledged())}), flush=True)
+            print(sum(1 for _ in history.acknowledged()), flush=True)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _LOOK_S)
         await asyncio.gather(*working)
     heavy = sorted({"ray", "lmdb"} & set(sys.modules) - _HEAVY_BEFORE)
-    told = {
-        "checks": findings.checks.get("I9", 0),
-        "violations": [one.what for one in findings.violations],
-        "session_reads": findings.figures.get("session_reads", 0),
-        "heavy": heavy,
-        "refused": len(refused),
-    }
-    print(json.dumps(told), flush=True)
+    findings.check("I11", not heavy, f"a client has imported {heavy}")
+    print(json.dumps(asdict(findings)), flush=True)
 
 
 _HEAVY_BEFORE: Final = {"ray", "lmdb"} & set(sys.modules)
