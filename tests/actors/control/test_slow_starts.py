@@ -33,15 +33,17 @@ KILLS_MAX: Final = 8
 """Ray may have some processes in store, which have been started already."""
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where `sitecustomize` is, and the file is to be."""
-    (tmp_path / "sitecustomize.py").write_text(SLOW)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "sitecustomize.py").write_text(SLOW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bank(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     options = "partitions=1, settings=Settings(own_actors_max=0, silent_s=6, timeout_s=90)"
     path = tmp_path_factory.mktemp("driver") / "bank"
@@ -60,15 +62,15 @@ def names(bank: Console) -> list[str]:
     return [*bank(f"{system}.partitions"), *projectors]
 
 
-def killed_until_it_starts_slowly(bank: Console, place: Path, of: str) -> None:
+def killed_until_it_starts_slowly(bank: Console, place: Path, of: str, account: str) -> None:
     """And is up again."""
     (place / "slow").touch()
     for _ in range(KILLS_MAX):
         [before] = bank(f"[one.pid for one in bank.status().{of}]")
         os.kill(before, signal.SIGKILL)
         killed_s = time.monotonic()
-        bank("(opened := bank.execute(Account, 'a', Deposit(amount=1), timeout_s=90)) and None")
-        bank("bank.ask(Balances, BalanceOf(account='a'), after=opened, timeout_s=90)")
+        bank(f"(opened := bank.execute(Account, '{account}', Deposit(amount=1), timeout_s=90)) and None")
+        bank(f"bank.ask(Balances, BalanceOf(account='{account}'), after=opened, timeout_s=90)")
         if time.monotonic() - killed_s > SLOW_S:
             return
     raise AssertionError("no process was started slowly")
@@ -76,7 +78,8 @@ def killed_until_it_starts_slowly(bank: Console, place: Path, of: str) -> None:
 
 @pytest.mark.parametrize("of", ["projectors", "partitions"])
 def test_what_starts_slowly_is_not_replaced(bank: Console, place: Path, of: str) -> None:
-    bank("bank.execute(Account, 'a', Open(owner='x')).position")
+    account = f"of {of}"
+    bank(f"bank.execute(Account, '{account}', Open(owner='x')).position")
     before = names(bank)
-    killed_until_it_starts_slowly(bank, place, of)
+    killed_until_it_starts_slowly(bank, place, of, account)
     assert names(bank) == before
