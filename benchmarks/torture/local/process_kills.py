@@ -80,7 +80,7 @@ async def kill_couriers(context: Context, findings: Findings) -> None:
         for number in range(ITEMS):
             await shop.execute(Stock, f"i{number}", Fill(pieces=pieces))
         stop = asyncio.Event()
-        placing = asyncio.create_task(_place(shop, context, stop))
+        placing = asyncio.create_task(_place(shop, context, stop, more_than=ITEMS * pieces))
         recoveries = []
         for _ in context.rounds(KILLS_LONG, short=KILLS_SHORT):
             await asyncio.sleep(context.rng.random() * PAUSE_S)
@@ -172,13 +172,14 @@ def _total(number: int) -> int:
     return 1 + number % 11
 
 
-async def _place(shop: Runtime, context: Context, stop: asyncio.Event) -> list[str]:
-    """So many at once, each with an id of its own, until it is enough."""
+async def _place(shop: Runtime, context: Context, stop: asyncio.Event, more_than: int) -> list[str]:
+    """So many at once, each with an id of its own, until it is enough, and in the short form `more_than` there are
+    pieces, so that some are refused also on a machine on which few are placed until then."""
     placed: list[str] = []
     numbers = itertools.count()
 
     async def work() -> None:
-        while not stop.is_set():
+        while not stop.is_set() or (context.short and len(placed) <= more_than):
             number = next(numbers)
             order = Place(wallet=f"w{number % WALLETS}", item=f"i{number % ITEMS}", total=_total(number))
             await _have_done(shop, Order, f"o{number}", order, derived_id("order", context.seed, number))
