@@ -82,8 +82,12 @@ def test_the_same_seed_finds_the_same_and_there_is_one_seed_in_ci(monkeypatch: p
     assert len({explore(Purse, examples=5).seed for _ in range(3)}) > 1
 
 
-def test_what_is_printed_makes_values_of_every_kind_again() -> None:
-    text = found(Article)
+def test_what_is_printed_makes_values_of_every_kind_again_and_is_not_logged_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        text = found(Article)
+    assert not caplog.records
     assert isinstance(pasted(text), RuntimeError)
     assert "the rates" in text
     assert "from decimal import Decimal" in text
@@ -110,12 +114,6 @@ def test_other_ids_are_printed() -> None:
     text = found(Overdrawn, ids=["ada's"], invariant=never_overdrawn)
     assert 'given(Overdrawn, id="ada\'s")' in text
     pasted(text)
-
-
-def test_what_fails_is_not_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
-        found(Article)
-    assert not caplog.records
 
 
 def test_an_aggregate_that_accepts_nothing_was_not_tried() -> None:
