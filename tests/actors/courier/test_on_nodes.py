@@ -68,7 +68,7 @@ async def killing(folder: str) -> None:
             processes=[Fulfilment],
             partitions=4,
             cluster=nodes.address,
-            timeout_s=60.0,
+            timeout_s=20.0,  # also of a send that is under way to the node when it is killed
         )
         async with runtime as shop:
             await stocked(shop)
