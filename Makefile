@@ -52,8 +52,8 @@ check: $(READY) ## lint, format, types, dead code, and who imports whom, over so
 	@echo "vulture"; $(BIN)/vulture
 	@echo "import-linter"; told=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$told"; exit 1; }
 
-# Five files at a time on two cores: more than half of its time a test waits, for processes to start or end and for
-# deadlines. ARGS="-n 0" has one after the other. The longest files come first (tests/conftest.py), and so all five end
+# Four files at a time on two cores: more than half of its time a test waits, for processes to start or end and for
+# deadlines. ARGS="-n 0" has one after the other. The longest files come first (tests/conftest.py), and so all four end
 # at the same time. Each actor is a process that imports the project: under PYTHONDONTWRITEBYTECODE it would compile it
 # every time.
 # What fails beside others, on a machine that is busy with both, is run once more, one test after the other, and with the
@@ -64,7 +64,7 @@ FAILED := .pytest_cache/v/cache/lastfailed
 only_tests_failed = [ $$status -eq 1 ] && ! grep '": true' $(FAILED) | grep -qv '::'
 
 pytest: $(READY) compiled
-	@$(PYTEST) -n 5 $(ARGS) || { \
+	@$(PYTEST) -n 4 $(ARGS) || { \
 	  status=$$?; $(only_tests_failed) || exit $$status; \
 	  echo 'once more, one after the other, the files in which a test has failed:'; \
 	  $(BIN)/python -m pytest $$(sed -n 's/^ *"\([^":]*\)::.*/\1/p' $(FAILED) | sort -u) $(ARGS); }
@@ -74,7 +74,7 @@ compiled: $(READY)
 	@$(READ_TESTS)
 
 # After the check, which takes one core for half a minute in a new checkout. Meanwhile the other one reads all tests
-# once, so that not each of the five workers has to rewrite their assertions: 9 s of CPU each.
+# once, so that not each of the four workers has to rewrite their assertions: 9 s of CPU each.
 ifneq ($(filter test,$(MAKECMDGOALS)),)
 MAKEFLAGS += --jobs=2
 READ_TESTS := $(BIN)/python -m pytest --collect-only --quiet >/dev/null || true

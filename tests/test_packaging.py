@@ -68,7 +68,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sources(*folders: str) -> set[str]:
     """The Python files in top folders of the checkout, and what the pages of results look like."""
-    found = [path for folder in folders for kind in ("*.py", "*.css") for path in (ROOT / folder).rglob(kind)]
+    found = [path for folder in folders for kind in ("*.py", "*.css", "*.csv") for path in (ROOT / folder).rglob(kind)]
     return {path.relative_to(ROOT).as_posix() for path in found}
 
 

@@ -12,9 +12,8 @@ import time
 from itertools import cycle
 from typing import Any, Final
 
-from rich.console import Console
-
 from rayfold import Command, Envelope, Receipt, Rejected, Runtime, derived_id
+from rayfold.actors.cli.console import PrintableConsole
 
 from ..harness.contract import Case, Figure, Options, Sample, hold, of_each
 from ..harness.histogram import Latencies
@@ -251,7 +250,7 @@ async def _flights(options: Options, flights: int) -> Sample:
         table = read_flights(flights)
         feed = Feed(table)
         store = create_or_open_store(folder / "flights", _partitions(options))
-        run = await replay(store.path, feed, Screen(Console(quiet=True, force_terminal=False)), kill=False)
+        run = await replay(store.path, feed, Screen(PrintableConsole(quiet=True, force_terminal=False)), kill=False)
         expected = expect(table)
         checks = [check_figures(name, rows, run.rows[name]) for name, rows in expected.tables.items()]
         checks += check_answers(expected, feed, run.ledger, asked_again=bool(run.ledger.repeated))
