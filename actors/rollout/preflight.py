@@ -33,7 +33,7 @@ from ..cluster.rpc import Method, Reply, call, one_line, replies
 __all__ = ["Found", "store_in", "try_on_nodes"]
 
 _LOOK_S: Final = 0.5
-"""Seconds between two checks of whether a node that has not answered yet is still up."""
+"""Seconds between two checks of whether the nodes that have not answered yet are still up."""
 
 _TIMEOUT_S: Final = 600.0
 """Timeout for a worker to start, to load the application's classes, and to read a sample of each log: seconds; of logs
@@ -60,15 +60,18 @@ async def try_on_nodes(name: str, classes: bytes, packed: bytes, cluster: Cluste
     speaks against them there, and `Unavailable` if a node does not answer.
     """
     nodes = [node for node in await asyncio.to_thread(cluster.nodes) if node.alive]
-    trying = (_try_on(node, name, classes, packed, cluster) for node in nodes)
-    tried = await asyncio.gather(*trying, return_exceptions=True)
-    found = []
-    for one in tried:
-        if isinstance(one, BaseException):
-            raise one
-        if one is not None:
-            found.append(one)
-    return found
+    asked = {node.node_id: asyncio.create_task(_try_on(node, name, classes, packed)) for node in nodes}
+    try:
+        while waited_for := {task for task in asked.values() if not task.done()}:
+            if (await asyncio.wait(waited_for, timeout=_LOOK_S))[0]:
+                continue
+            up = {node.node_id for node in await asyncio.to_thread(cluster.nodes) if node.alive}
+            for node_id in asked.keys() - up:  # the task would wait there for the node to be back
+                asked.pop(node_id).cancel()
+        return await asyncio.gather(*asked.values())
+    finally:
+        for task in asked.values():
+            task.cancel()
 
 
 def store_in(name: str, found: Iterable[Found]) -> Found | None:
@@ -80,19 +83,14 @@ def store_in(name: str, found: Iterable[Found]) -> Found | None:
     return next(iter(having.values()), None)
 
 
-async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes, cluster: Cluster) -> Found | None:
-    """What a node answers; None once it is down. The task would wait for it to be back."""
+async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes) -> Found:
     import ray
 
     remote: Any = ray.remote(num_cpus=0, max_calls=1)(_try_here)
     options: Any = remote.options(max_retries=1, label_selector={NODE_LABEL: node.node_id})
     trying: Method[Reply[Found], str, bytes, bytes] = options
-    answer = asyncio.ensure_future(call(trying, name, classes, packed, timeout_s=_TIMEOUT_S))
     try:
-        while not (await asyncio.wait({answer}, timeout=_LOOK_S))[0]:
-            if not any(one.alive for one in await asyncio.to_thread(cluster.nodes) if one.node_id == node.node_id):
-                return None
-        found = await answer
+        found = await call(trying, name, classes, packed, timeout_s=_TIMEOUT_S)
     except DefinitionError as error:
         where, what, remedy = error.args
         raise DefinitionError(f"{where}, on node {node.name}", what, remedy) from None
@@ -101,8 +99,6 @@ async def _try_on(node: NodeFacts, name: str, classes: bytes, packed: bytes, clu
     except Exception as error:
         what = f"{name} could not be tried there: {one_line(error) or f'no answer in {_TIMEOUT_S:g} s'}"
         raise Unavailable(f"node {node.name}", what) from error
-    finally:
-        answer.cancel()
     return found._replace(node=node.name, node_id=node.node_id)
 
 
