@@ -55,6 +55,8 @@ class ConnectedSystem:
         """Projections of which another version serves than this program has."""
         self._fingerprints: dict[str, str] = {}
         self._warned_of_code: list[str] = []
+        self.cut_off_by = ""
+        """Why nothing reaches the system from here, since when, and what will become of it; empty if all is well."""
 
     @property
     def address(self) -> str:
@@ -104,11 +106,6 @@ class ConnectedSystem:
     @property
     def name_in_log(self) -> str:
         """What the log calls the system."""
-        raise NotImplementedError
-
-    @property
-    def cut_off_by(self) -> str:
-        """Why nothing reaches the system from here, since when, and what will become of it; empty if all is well."""
         raise NotImplementedError
 
     @property

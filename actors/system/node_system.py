@@ -186,7 +186,7 @@ class NodeSystem(RelayedSystem):
     def _connection_lost(self) -> None:
         """The agent has ended, or has cut this program off."""
         self._lost.set()
-        if self._client is None or self._ending or self._cut_off or self._cutting is not None:
+        if self._client is None or self._ending or self.cut_off_by or self._cutting is not None:
             return
         self._away_since_s = time.monotonic()
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

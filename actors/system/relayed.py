@@ -105,8 +105,6 @@ class RelayedSystem(ConnectedSystem):
         """All four from `start` on."""
         self._absent: dict[str, float] = {}
         """The processes whose sockets were not found since the last connection, and since when."""
-        self._cut_off = ""
-        """Why nothing reaches the system, and since when; empty if all is well."""
         self._lost = asyncio.Event()
         self._ending = False
         self._actors: dict[str, RelayedActor] = {}
@@ -178,11 +176,6 @@ class RelayedSystem(ConnectedSystem):
         return "" if self._holder is None else self._holder.connection.get("relay", "")
 
     @property
-    def cut_off_by(self) -> str:
-        """See `ConnectedSystem`."""
-        return self._cut_off
-
-    @property
     def settings(self) -> Settings:
         """See `ConnectedSystem`."""
         return self._present.settings
@@ -197,8 +190,8 @@ class RelayedSystem(ConnectedSystem):
         """See `ConnectedSystem`: of the other program, over its relay."""
         if call.takes_nodes and self.one_machine:
             raise OneMachine.no_nodes()
-        if self._cut_off:
-            raise Unavailable(str(self._path), self._cut_off)
+        if self.cut_off_by:
+            raise Unavailable(str(self._path), self.cut_off_by)
         limit_s = call.timeout_s if timeout_s is None else timeout_s
         asked = asyncio.ensure_future(self._called(call.name, arguments, limit_s))
         silent = asyncio.ensure_future(self._silence())
@@ -212,7 +205,7 @@ class RelayedSystem(ConnectedSystem):
         except RayfoldError:
             raise
         except Exception as error:
-            what = self._cut_off or f"the program that runs it does not answer: {one_line(error) or 'in time'}"
+            what = self.cut_off_by or f"the program that runs it does not answer: {one_line(error) or 'in time'}"
             raise Unavailable(str(self._path), what) from error
         finally:
             asked.cancel()
@@ -328,16 +321,16 @@ class RelayedSystem(ConnectedSystem):
     def _connection_lost(self) -> None:
         """The other program has ended, or has cut this one off. Called once the connection is lost."""
         self._lost.set()
-        if self._client is None or self._ending or self._cut_off:
+        if self._client is None or self._ending or self.cut_off_by:
             return
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         what = f"the connection to {self._holder}, which ran it, was lost at {since}"
         self.cut_off(f"{what}; this program connects again as soon as a program runs it")
-        self._client.give_up(self._cut_off)
+        self._client.give_up(self.cut_off_by)
 
     def cut_off(self, why: str) -> None:
         """Nothing reaches the system from now on."""
-        self._cut_off = why
+        self.cut_off_by = why
         log.warning("%s: %s", self._path, why)
         self.client.detach(why)
 
@@ -357,7 +350,7 @@ class RelayedSystem(ConnectedSystem):
     def go_on(self, topology: RelayedTopology) -> None:
         """It is connected again."""
         self.client.attach(self._partitions(topology))
-        self._cut_off = ""
+        self.cut_off_by = ""
         self._take(topology)
         log.warning("%s: connected again, to %s", self._path, self._holder)
 

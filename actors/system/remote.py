@@ -77,8 +77,8 @@ class RemoteSystem(ConnectedSystem):
         self._attached_by: Attachment | None = None
         """Both from `attach` on, too."""
         self._address = ""
-        self._what_ended = self._cut_off = ""
-        """Why nothing reaches the system from here, since when, and what will become of it; empty if all is well."""
+        self._what_ended = ""
+        """What of `cut_off_by` stays the same until it is connected anew."""
         self._undo = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
@@ -155,11 +155,6 @@ class RemoteSystem(ConnectedSystem):
         await self._undo.aclose()
 
     @property
-    def cut_off_by(self) -> str:
-        """See `ConnectedSystem`."""
-        return self._cut_off
-
-    @property
     def settings(self) -> Settings:
         """See `ConnectedSystem`."""
         return self._present.settings
@@ -190,8 +185,8 @@ class RemoteSystem(ConnectedSystem):
         It is asked again while the supervisor is being started again, for `patience_s` seconds."""
 
         async def asked(_: float) -> T:
-            if self._cut_off:
-                raise Unavailable(self._name, self._cut_off)
+            if self.cut_off_by:
+                raise Unavailable(self._name, self.cut_off_by)
             return await self._unless_lost(self._link.call(method, *arguments, timeout_s=timeout_s))
 
         return await asked_again(self._name, asked, patience_s)
@@ -217,15 +212,15 @@ class RemoteSystem(ConnectedSystem):
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         self._what_ended = f"the node that this program was attached to has ended at {since}"
         self._note_cut_off(f"it connects anew by itself as soon as {self.address} answers" if self._rejoins else "")
-        log.warning("%s: %s", self._name, self._cut_off)
+        log.warning("%s: %s", self._name, self.cut_off_by)
         self._attachment.close()
         if self._rejoins:
             await asyncio.to_thread(self._cluster.leave_lost)
 
     def _note_cut_off(self, remedy: str) -> None:
         remedy = remedy or "and with it what this program has started there; stop this runtime, and start it again"
-        self._cut_off = f"{self._what_ended}; {remedy}"
-        self.client.detach(self._cut_off)
+        self.cut_off_by = f"{self._what_ended}; {remedy}"
+        self.client.detach(self.cut_off_by)
 
     async def _is_back(self) -> bool:
         """Connect anew, if that is possible now."""
@@ -246,7 +241,7 @@ class RemoteSystem(ConnectedSystem):
             return False
         self.client.attach([handles[name] for name in topology.partitions])
         self._partitions = list(topology.partitions)
-        self._cut_off = ""
+        self.cut_off_by = ""
         self._take(topology, handles)
         log.warning("%s: connected again, at %s", self._name, self.address)
         return True

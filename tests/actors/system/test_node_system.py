@@ -141,7 +141,7 @@ async def test_a_program_uses_the_agent_that_is_there_and_another_one_when_that_
     second.end()
     assert await bank.heads() == {0: 7}
     await until(lambda: relay_of_first.programs)
-    assert (relay.programs, bank._cut_off) == (set(), "")
+    assert (relay.programs, bank.cut_off_by) == (set(), "")
     assert (await bank.health(1)).connected
     await bank.stop(1)
     await until(lambda: not relay_of_first.programs)
@@ -155,14 +155,14 @@ async def test_a_program_that_no_agent_serves_is_cut_off_by_name_and_connects_ag
     bank = client()
     await bank.start()
     agents[0].end()
-    await until(lambda: bank._cut_off)
+    await until(lambda: bank.cut_off_by)
     lost = r"the connection to the node agent of node-1 \(.*\), on one:6379, was lost at 20.*; this program connects"
     with pytest.raises(Unavailable, match=lost):
         await bank.heads()
     health = await bank.health(1)
     assert (health.ok, health.connected) == (False, False)
     agents[1].serve()
-    await until(lambda: not bank._cut_off)
+    await until(lambda: not bank.cut_off_by)
     assert await bank.heads() == {0: 7}
     await bank.stop(1)
 
