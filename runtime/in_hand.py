@@ -93,9 +93,8 @@ class InHand:
         """How many times as long as others what is in hand may take."""
         self.fallen: dict[bytes, Fallen] = {}
         self._map: mmap.mmap | bytearray = bytearray(_SIZE_BYTES)
-        self._file: mmap.mmap | None = None
         if path is not None:
-            self._map = self._file = _mapped(path)
+            self._map = _mapped(path)
         self._ended_at = 0
         """What `count` was at the last `end`."""
         self._take_over(was_stuck)
@@ -134,10 +133,10 @@ class InHand:
     def _check_descriptors(self) -> None:
         """End this process if user code has closed its descriptors, that of this record with them. It is looked for
         after each batch, and once something has fallen after each key: of several keys it is not known which it was."""
-        if self._file is None:
+        if not isinstance(self._map, mmap.mmap):
             return
         try:
-            is_there = self._file.size() == _SIZE_BYTES  # the number may be another file's by now
+            is_there = self._map.size() == _SIZE_BYTES  # the number may be another file's by now
         except (OSError, ValueError):
             is_there = False
         if not is_there:
