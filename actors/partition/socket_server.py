@@ -28,10 +28,10 @@ from ..sockets.greeting import greet_client
 from ..sockets.handshake import Handshake
 from ..sockets.listening import (
     CONNECTIONS_MAX,
-    FULL,
     REFUSED_AT_ONCE_MAX,
     ListeningSocket,
     closed_in_children,
+    full,
     open_listening_socket,
 )
 from .socket_protocol import ServerProtocol
@@ -95,25 +95,25 @@ class SocketServer:
                     log.warning("%s accepts no connection for now: %s", self.path, error)
                     self._closed.wait(_PAUSE_S)
                 continue
-            full = FULL if len(self._connections) >= CONNECTIONS_MAX else ""
+            why_not = full(CONNECTIONS_MAX) if len(self._connections) >= CONNECTIONS_MAX else ""
             if len(self._connections) >= CONNECTIONS_MAX + REFUSED_AT_ONCE_MAX or self._closed.is_set():
                 connection.close()
                 continue
             self._connections.add(connection)
             try:
                 threading.Thread(
-                    target=self._serve, args=(connection, full), name="rayfold-socket-connection", daemon=True
+                    target=self._serve, args=(connection, why_not), name="rayfold-socket-connection", daemon=True
                 ).start()
             except RuntimeError as error:  # there may be no more threads
                 log.warning("%s closes a client's connection, which continues through Ray: %s", self.path, error)
                 self._connections.discard(connection)
                 connection.close()
 
-    def _serve(self, connection: socket.socket, full: str) -> None:
-        """Answer the attempts of one client, in order, until it goes. `full`: why it is not taken in."""
+    def _serve(self, connection: socket.socket, why_not: str) -> None:
+        """Answer the attempts of one client, in order, until it goes. `why_not`: it is not taken in, and why."""
         protocol = ServerProtocol()
         try:
-            if refused := greet_client(connection, Handshake("partition", self._store_id), full):
+            if refused := greet_client(connection, Handshake("partition", self._store_id), why_not):
                 log.warning("%s refuses a client: %s", self.path, refused)
                 return
             while data := connection.recv(protocol.wanted_bytes, socket.MSG_WAITALL):

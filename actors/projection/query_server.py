@@ -38,10 +38,10 @@ from ...runtime.printable import printable_log
 from ..sockets.handshake import HANDSHAKE_S, Handshake
 from ..sockets.listening import (
     CONNECTIONS_MAX,
-    FULL,
     REFUSED_AT_ONCE_MAX,
     ListeningSocket,
     closed_in_children,
+    full,
     other_end,
 )
 from ..sockets.poll_signal import PollSignal
@@ -348,7 +348,7 @@ class QueryServer:
         if handshake.wanted_bytes:
             return b""
         if handshake.done and handshake.service != "broadcast" and len(self._connections) > CONNECTIONS_MAX:
-            handshake.refuse(FULL)
+            handshake.refuse(full(CONNECTIONS_MAX))
         connection.unsent += handshake.greeting()
         if handshake.refused:
             self._flush(connection)

@@ -47,7 +47,7 @@ from ..sockets.calls import (
 )
 from ..sockets.framing import Frame, FrameReader, frame
 from ..sockets.handshake import HANDSHAKE_S, Handshake
-from ..sockets.listening import ListeningSocket, closed_in_children, let_go, open_listening_socket
+from ..sockets.listening import ListeningSocket, closed_in_children, full, let_go, open_listening_socket
 from ..sockets.query_frames import Answered, AnsweredAfter
 from .relayed_topology import RELAYED, RelayedTopology
 
@@ -374,7 +374,7 @@ class Program(asyncio.Protocol):
         if handshake.done and wanted and not hmac.compare_digest(shown, wanted):
             handshake.refuse(_NO_TOKEN)
         if not handshake.refused and len(self._relay.programs) > PROGRAMS_MAX:
-            handshake.refuse(f"{PROGRAMS_MAX} programs are connected, and no more are taken in")
+            handshake.refuse(full(PROGRAMS_MAX))
         if handshake.wanted_bytes:
             return b""
         if self._limit is not None:

@@ -28,12 +28,12 @@ from ...runtime.private import private_temporary_folder
 
 __all__ = [
     "CONNECTIONS_MAX",
-    "FULL",
     "REFUSED_AT_ONCE_MAX",
     "CREDENTIALS",
     "ListeningSocket",
     "check_own_user",
     "closed_in_children",
+    "full",
     "let_go",
     "open_listening_socket",
     "other_end",
@@ -46,8 +46,6 @@ CONNECTIONS_MAX: Final = 64
 
 REFUSED_AT_ONCE_MAX: Final = 16
 """Connections beyond them whose greeting is awaited, to be refused with the reason. More are ended at once."""
-
-FULL: Final = f"{CONNECTIONS_MAX} programs are connected, and no more are taken in"
 
 _BACKLOG: Final = 512
 """How many may have connected before the other end has come to them, in a burst."""
@@ -131,6 +129,11 @@ def other_end(connected: socket.socket) -> tuple[int, int]:
         connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     )
     return process_id, user
+
+
+def full(most: int) -> str:
+    """Why a program is refused beyond so many."""
+    return f"{most} programs are connected, and no more are taken in"
 
 
 def check_own_user(connected: socket.socket) -> None:
