@@ -24,16 +24,6 @@ def start_driver(*arguments: str, folder: Path = ROOT) -> subprocess.Popen[str]:
     )
 
 
-def processes_below(driver: int) -> set[int]:
-    """The process and every one below it: Ray's daemons, and the workers that its raylet started."""
-    found: set[int] = set()
-    fresh = {driver}
-    while fresh:
-        found |= fresh
-        fresh = {child for parent in fresh for child in _children_of(parent)} - found
-    return found
-
-
 def rays_own_programs(pids: set[int]) -> set[str]:
     """The programs of Ray's that run in these processes, without its workers."""
     found = set()
@@ -55,14 +45,6 @@ def wait_until_gone(pids: set[int], timeout_s: float = 200) -> None:
             return
         waiting.wait(0.1)
     raise AssertionError(f"still running: {[(pid, _name_if_alive(pid)) for pid in left]}")
-
-
-def _children_of(pid: int) -> set[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return {int(child) for task in tasks for child in (task / "children").read_text().split()}
-    except OSError:
-        return set()
 
 
 def _name_if_alive(pid: int) -> str:

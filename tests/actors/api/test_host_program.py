@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from rayfold.actors.os_process.reaper import MARK, end_marked
-from tests.support.driver import ROOT, processes_below, start_driver, wait_until_gone
+from rayfold.benchmarks.harness.processes import processes_below
+from tests.support.driver import ROOT, start_driver, wait_until_gone
 
 pytestmark = pytest.mark.slow
 

@@ -27,9 +27,10 @@ from rayfold import (
     Unavailable,
     UnknownName,
 )
+from rayfold.benchmarks.harness.processes import processes_below
 from tests.actors.conftest import Bank
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Turnover
-from tests.support.driver import processes_below, rays_own_programs, start_driver, wait_until_gone
+from tests.support.driver import rays_own_programs, start_driver, wait_until_gone
 from tests.support.log_walk import check_nothing_lost_nothing_twice, stored_events
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from rayfold.actors.os_process import fork_server, reaper, waiting_agent
+from rayfold.benchmarks.harness.processes import processes_below
 from tests.other_user import as_nobody, needs_root
-from tests.support.driver import processes_below, wait_until_gone
+from tests.support.driver import wait_until_gone
 
 ACTORS = """
 import json, os, sys, threading

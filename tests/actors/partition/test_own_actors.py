@@ -39,9 +39,9 @@ from rayfold.actors.cluster.rpc import Reply
 from rayfold.actors.observe.status import OwnActorStatus
 from rayfold.actors.partition.own_actor import PartitionLog
 from rayfold.actors.settings import Settings
+from rayfold.benchmarks.harness.processes import processes_below
 from tests.actors.conftest import OWN_ACTORS, Bank
 from tests.bank import Account, BalanceOf, Balances, Deposit, Open, Retrieve, Store, Vault
-from tests.support.driver import processes_below
 from tests.support.log_walk import check_nothing_lost_nothing_twice
 
 pytestmark = pytest.mark.slow
