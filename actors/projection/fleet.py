@@ -180,9 +180,10 @@ class ProjectorFleet:
         """Return once these projectors, or all, have come to where the logs end now; without those that only have to
         read on, when the others have been there for a while: queries to them are answered from where they are.
 
-        Raises what keeps one from opening, and `Unavailable`."""
+        One whose process keeps ending holds up neither those that wait for it here nor its neighbours. Raises what
+        keeps one from opening, and `Unavailable` if its process is not up."""
         waited = self.projectors() if projectors is None else projectors
-        opening = {one.name: asyncio.ensure_future(_caught_up(one)) for one in waited}
+        opening = {one.name: asyncio.ensure_future(_caught_up_or_failed(one)) for one in waited}
         try:
             await self._wait_for(waited, opening)
             for task in opening.values():
@@ -535,6 +536,19 @@ async def all_caught_up(served: ServedBuild) -> None:
             return
 
 
+class _ProjectorFailed(Unavailable):
+    """The process of a projector has ended each time while it caught up."""
+
+
+async def _caught_up_or_failed(projector: Projector) -> None:
+    """Once it has caught up, or its process has ended so often that nothing should wait for it any more. Ray starts it
+    again with each call; queries to it are refused, with the event once one is known to end it."""
+    try:
+        await _caught_up(projector)
+    except _ProjectorFailed as failure:
+        log.error("%s; all others start without it", failure)
+
+
 async def _caught_up(projector: Projector) -> None:
     """However often it is killed meanwhile: it goes on from its checkpoint."""
     patience = Patience(attempts_max=_FAILURES_MAX, pause_s=_RETRY_S)
@@ -544,7 +558,7 @@ async def _caught_up(projector: Projector) -> None:
         raise
     except Exception as failure:
         what = f"it failed {_FAILURES_MAX} times while catching up: {one_line(failure)}"
-        raise Unavailable(f"projector {projector.name}", what) from None
+        raise _ProjectorFailed(f"projector {projector.name}", what) from None
 
 
 async def end(projectors: Sequence[Projector], *, save: bool) -> None:

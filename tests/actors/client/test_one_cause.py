@@ -31,6 +31,7 @@ from rayfold import (
     project,
 )
 from rayfold.actors.cluster.ray_cluster import Cluster
+from rayfold.actors.projection import fleet
 from rayfold.actors.settings import Settings
 from tests.support.tally import Add, Added, Tally, Total, Totals
 
@@ -346,6 +347,21 @@ async def test_an_event_that_ends_the_process_of_a_projection_is_set_aside(
         (entry,) = one.quarantined
         assert entry.event == "Poison"
         assert "the process ended twice" in entry.error
+
+
+async def test_a_projector_whose_process_keeps_ending_while_it_catches_up_does_not_hold_the_start(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"aggregates": [Counter], "partitions": 1, "settings": SETTINGS}
+    async with Runtime(tmp_path / "store", projections=[], **options) as running:  # type: ignore[arg-type]
+        await running.execute(Counter, "a", Add())
+        await running.execute(Counter, "a", Poisoned())
+    monkeypatch.setattr(fleet, "_FAILURES_MAX", 1)  # what ends it is found at its second end
+    async with Runtime(tmp_path / "store", projections=[Answers, Careless], **options) as running:  # type: ignore[arg-type]
+        last = await running.execute(Counter, "a", Add())
+        assert await running.ask(Answers, Total(), after=last) == 2
+        assert await running.ask(Careless, Total(), after=last) == 2
+        assert [len(one.quarantined) for one in (await running.status()).projectors] == [0, 1]
 
 
 async def test_a_command_without_events_waits_for_nothing_that_others_wrote(cluster: Cluster, tmp_path: Path) -> None:
