@@ -185,3 +185,17 @@ def _streams_are_in_the_same_partitions_in_each_run() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rayfold.runtime.store.store.new_placement", lambda: "crc32")
         yield
+
+
+@pytest.fixture(scope="module")
+def no_garbage_collection(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For files of tests that parse all sources, which makes a million objects: to look for garbage among them takes as
+    long as all else about it. What such a file has cached is released before anything looks again."""
+    was = gc.isenabled()
+    gc.disable()
+    yield
+    for one in vars(request.module).values():
+        if hasattr(one, "cache_clear"):
+            one.cache_clear()
+    if was:
+        gc.enable()

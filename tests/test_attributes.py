@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_garbage_collection")
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("actors", "runtime")
 FIELDS = {"NamedTuple", "TypedDict", "Protocol", "BaseModel", "Message", "Command", "Event", "Query"}

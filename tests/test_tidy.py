@@ -22,6 +22,8 @@ import rayfold
 from rayfold.runtime import errors
 from tests.conftest import LONGEST
 
+pytestmark = pytest.mark.usefixtures("no_garbage_collection")
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE_FOLDERS = ("actors", "runtime", "benchmarks")
 OUR_PACKAGES = {"rayfold", "actors", "runtime", "benchmarks"}

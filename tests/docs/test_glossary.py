@@ -8,6 +8,10 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.usefixtures("no_garbage_collection")
+
 ROOT = Path(__file__).resolve().parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 TERMS = re.findall(r"^\| \*\*([^*]+)\*\*", GLOSSARY, re.MULTILINE)
