@@ -52,11 +52,12 @@ def made(folder: Path, arguments: str = "", **files: str) -> int:
     """The exit status of `make pytest` for a project that has these files of tests."""
     for name in FOLDERS:
         (folder / name).mkdir()
-    (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    (folder / "pytest.ini").write_text("[pytest]\n")
     for name, content in files.items():
         (folder / "tests" / f"test_{name}.py").write_text(content)
     given = ["READY=", f"BIN={Path(sys.executable).parent}", f"ARGS={arguments}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTEST"))}
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}  # each takes its time
     done = subprocess.run(
         ["make", "-f", str(ROOT / "Makefile"), "pytest", *given],
         cwd=folder,

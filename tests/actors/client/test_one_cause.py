@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from rayfold import (
     BlockingRuntime,
@@ -35,7 +36,7 @@ from rayfold.actors.projection import fleet
 from rayfold.actors.settings import Settings
 from tests.support.tally import Add, Added, Tally, Total, Totals
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 
 class Exit(Command):
@@ -212,17 +213,37 @@ class Slow(Totals):
 SETTINGS = Settings(decide_max_s=1.5, answer_max_s=1.5, timeout_s=60.0)
 
 
-@pytest.fixture
-async def running(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Runtime]:
-    async with Runtime(
-        tmp_path / "store",
-        aggregates=[Counter, Loner],
-        projections=[Answers],
-        partitions=1,
-        replicas=2,
-        settings=SETTINGS,
-    ) as system:
+def made(store: Path) -> Runtime:
+    parts = {"aggregates": [Counter, Loner], "projections": [Answers], "settings": SETTINGS}
+    return Runtime(store, partitions=1, replicas=2, **parts)  # type: ignore[arg-type]
+
+
+@pytest_asyncio.fixture(scope="class", loop_scope="module")
+async def running(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runtime]:
+    """Whose partition and projectors stay, for tests with aggregates of their own: no more of those that run alone than
+    there are places for."""
+    async with made(tmp_path_factory.mktemp("lasting") / "store") as system:
         yield system
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runtime]:
+    """Whose partition and projectors are ended again and again, and come back."""
+    async with made(tmp_path_factory.mktemp("ended") / "store") as system:
+        yield system
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Runtime]:
+    async with made(tmp_path / "store") as system:
+        yield system
+
+
+async def both_replicas(running: Runtime) -> set[int]:
+    """Their processes, once both are there."""
+    while len(pids := {one.pid for one in (await running.status()).projectors if one.alive}) < 2:
+        await asyncio.sleep(0.05)
+    return pids
 
 
 @asynccontextmanager
@@ -247,43 +268,45 @@ async def neighbours_served(running: Runtime) -> AsyncIterator[None]:
     assert served
 
 
-@pytest.mark.parametrize(
-    ("command", "told"),
-    [
-        (Exit(), "its process ended while it was being decided, more than once"),
-        (Loop(), "it ran longer than decide_max_s"),
-        (Backtrack(), "it ran longer than decide_max_s"),
-    ],
-)
-async def test_what_ends_or_holds_an_own_actor_is_refused_by_name_and_its_partition_goes_on(
-    running: Runtime, command: Command, told: str
-) -> None:
-    async with neighbours_served(running):
-        with pytest.raises(HandlerFailed, match=told):
-            await running.execute(Loner, "cold", command)
-        with pytest.raises(HandlerFailed, match=told):
-            await running.execute(Loner, "cold", command)
-        assert (await running.execute(Loner, "cold", Add())).version == 1
+class TestInAnOwnActor:
+    @pytest.mark.parametrize(
+        ("command", "told"),
+        [
+            (Exit(), "its process ended while it was being decided, more than once"),
+            (Loop(), "it ran longer than decide_max_s"),
+            (Backtrack(), "it ran longer than decide_max_s"),
+        ],
+    )
+    async def test_what_ends_or_holds_an_own_actor_is_refused_by_name_and_its_partition_goes_on(
+        self, running: Runtime, command: Command, told: str
+    ) -> None:
+        cold = f"cold {type(command).__name__}"
+        async with neighbours_served(running):
+            with pytest.raises(HandlerFailed, match=told):
+                await running.execute(Loner, cold, command)
+            with pytest.raises(HandlerFailed, match=told):
+                await running.execute(Loner, cold, command)
+            assert (await running.execute(Loner, cold, Add())).version == 1
+
+    @pytest.mark.parametrize("how", ["exits", "raises", "returns"])
+    async def test_a_child_that_a_handler_has_forked_answers_nobody(self, running: Runtime, how: str) -> None:
+        async with neighbours_served(running):
+            for aggregate in (Counter, Loner):
+                before = (await running.execute(aggregate, "forked", Add())).version
+                receipt = await running.execute(aggregate, "forked", Fork(how=how))
+                assert (receipt.version, receipt.repeated) == (before + 1, False)
+                assert (await running.execute(aggregate, "forked", Add())).version == before + 2
+                assert len(await running.history(aggregate, "forked")) == before + 2
 
 
-@pytest.mark.parametrize("how", ["exits", "raises", "returns"])
-async def test_a_child_that_a_handler_has_forked_answers_nobody(running: Runtime, how: str) -> None:
-    async with neighbours_served(running):
-        for aggregate in (Counter, Loner):
-            receipt = await running.execute(aggregate, how, Fork(how=how))
-            assert (receipt.version, receipt.repeated) == (1, False)
-            assert (await running.execute(aggregate, how, Add())).version == 2
-            assert len(await running.history(aggregate, how)) == 2
-
-
-async def test_a_slow_first_command_holds_its_own_actor_only(running: Runtime, tmp_path: Path) -> None:
-    async with neighbours_served(running):
+async def test_a_slow_first_command_holds_its_own_actor_only(ended: Runtime, tmp_path: Path) -> None:
+    async with neighbours_served(ended):
         for number in range(20):  # on a busy machine the other command may take longer than a nap by itself
             began = tmp_path / f"nap {number}"
-            slow = asyncio.create_task(running.execute(Loner, began.name, Nap(seconds=1.0, began=str(began))))
+            slow = asyncio.create_task(ended.execute(Loner, began.name, Nap(seconds=1.0, began=str(began))))
             while not began.exists():
                 await asyncio.sleep(0.01)
-            await running.execute(Counter, "other", Add())
+            await ended.execute(Counter, "other", Add())
             is_held = slow.done()
             assert (await slow).version == 1
             if not is_held:
@@ -292,21 +315,21 @@ async def test_a_slow_first_command_holds_its_own_actor_only(running: Runtime, t
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("bad", "command", "told"),
     [
-        (Exit(), "its process ended while it was being decided, more than once"),
-        (Exit(closes=True), "its process ended while it was being decided, more than once"),
-        (Loop(), "it ran longer than decide_max_s"),
+        ("exits", Exit(), "its process ended while it was being decided, more than once"),
+        ("closes", Exit(closes=True), "its process ended while it was being decided, more than once"),
+        ("loops", Loop(), "it ran longer than decide_max_s"),
     ],
 )
 async def test_what_ends_or_holds_a_partition_is_refused_by_name_and_the_partition_comes_back(
-    running: Runtime, command: Command, told: str
+    ended: Runtime, bad: str, command: Command, told: str
 ) -> None:
     with pytest.raises(HandlerFailed, match=told):
-        await running.execute(Counter, "bad", command)
+        await ended.execute(Counter, bad, command)
     with pytest.raises(HandlerFailed, match=told):
-        await running.execute(Counter, "bad", command)
-    assert (await running.execute(Counter, "bad", Add())).version == 1
+        await ended.execute(Counter, bad, command)
+    assert (await ended.execute(Counter, bad, Add())).version == 1
 
 
 @pytest.mark.parametrize(
@@ -318,19 +341,20 @@ async def test_what_ends_or_holds_a_partition_is_refused_by_name_and_the_partiti
     ],
 )
 async def test_what_ends_or_holds_a_projector_is_refused_by_name_and_the_other_replica_is_left_alone(
-    running: Runtime, query: Query[int], told: str
+    ended: Runtime, query: Query[int], told: str
 ) -> None:
-    await running.execute(Counter, "a", Add(), until=Answers)
-    before = {one.pid for one in (await running.status()).projectors}
-    bad = asyncio.create_task(running.ask(Answers, query))
+    before = await both_replicas(ended)
+    added = await ended.execute(Counter, "a", Add(), until=Answers)
+    total = await ended.ask(Answers, Total(), after=added)
+    bad = asyncio.create_task(ended.ask(Answers, query))
     while not bad.done():
-        assert await running.ask(Answers, Total()) == 1
+        assert await ended.ask(Answers, Total(), after=added) == total
         await asyncio.sleep(0.05)
     with pytest.raises(HandlerFailed, match=told):
         await bad
-    assert before & {one.pid for one in (await running.status()).projectors}
+    assert before & {one.pid for one in (await ended.status()).projectors}
     with pytest.raises(HandlerFailed, match=told):
-        await running.ask(Answers, query)
+        await ended.ask(Answers, query)
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -395,14 +419,14 @@ async def test_what_a_source_of_commands_does_holds_nobody(cluster: Cluster, tmp
     assert [getattr(one, "version", one) for one in await asyncio.to_thread(used)] == [1, 2, 3]
 
 
-async def test_a_limit_is_kept_whatever_a_handler_does(running: Runtime, tmp_path: Path) -> None:
-    receipt = await running.execute(Counter, "a", Add(), until=Answers)
-    stuck = asyncio.create_task(running.ask(Answers, AskLoop()))
+async def test_a_limit_is_kept_whatever_a_handler_does(fresh: Runtime, tmp_path: Path) -> None:
+    receipt = await fresh.execute(Counter, "a", Add(), until=Answers)
+    stuck = asyncio.create_task(fresh.ask(Answers, AskLoop()))
     loop_now = asyncio.get_running_loop().time
     for waiting in (
-        lambda: running.ask(Answers, AskLoop(), timeout_s=0.1),
-        lambda: running.ask(Answers, AskLoop(), after=receipt, timeout_s=0.1),
-        lambda: running.execute(Loner, "nap", Nap(seconds=0.8, began=str(tmp_path / "nap")), timeout_s=0.1),
+        lambda: fresh.ask(Answers, AskLoop(), timeout_s=0.1),
+        lambda: fresh.ask(Answers, AskLoop(), after=receipt, timeout_s=0.1),
+        lambda: fresh.execute(Loner, "nap", Nap(seconds=0.8, began=str(tmp_path / "nap")), timeout_s=0.1),
     ):
         began_s = loop_now()
         with pytest.raises((Unavailable, HandlerFailed)):
