@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from rayfold import Runtime, Settle
 from rayfold.actors.cluster.ray_cluster import Cluster
@@ -24,10 +25,16 @@ from rayfold.runtime.store.verify import verify_store
 from tests.support.driver import start_driver
 from tests.support.letters import Letter, Mail, Mailing, Posting
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.asyncio(loop_scope="module")]
 
 Payments = Callable[..., Runtime]
 ADA: dict[str, Any] = {"by": "ada", "reason": "ticket 7"}
+
+
+def runtime(directory: Path, **options: Any) -> Runtime:
+    options.setdefault("effects", [Paying, Mailing])
+    options.setdefault("timeout_s", 60.0)
+    return Runtime(directory, aggregates=[Bill, Letter], **options)
 
 
 @pytest.fixture
@@ -35,11 +42,16 @@ def payments(cluster: Cluster, tmp_path: Path) -> Payments:
     """Makes a runtime over one directory."""
 
     def make(name: str = "payments", **options: Any) -> Runtime:
-        options.setdefault("effects", [Paying, Mailing])
-        options.setdefault("timeout_s", 60.0)
-        return Runtime(tmp_path / name, aggregates=[Bill, Letter], **options)
+        return runtime(tmp_path / name, **options)
 
     return make
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runtime]:
+    """One for tests that stop nothing, each with bills and letters of its own."""
+    async with runtime(tmp_path_factory.mktemp("shared") / "payments") as running:
+        yield running
 
 
 @pytest.fixture
@@ -85,39 +97,36 @@ async def test_calls_are_made_once_and_their_results_are_commands(payments: Paym
 
 @pytest.mark.parametrize("how", ["hang", "raise", "exit"])
 async def test_a_call_that_worked_and_has_no_end_is_looked_up_and_not_made_again(
-    payments: Payments, bank: Path, how: str
+    shared: Runtime, bank: Path, how: str
 ) -> None:
-    async with payments() as running:
-        await running.execute(Bill, "1", Pay(bank=str(bank), how=how))
-        await booked(running, "1")
-    assert paid(bank) == {"1": 1}
+    await shared.execute(Bill, how, Pay(bank=str(bank), how=how))
+    await booked(shared, how)
+    assert paid(bank) == {how: 1}
     assert [words[0] for words in lines(bank)] == ["call", "paid", "look"]
     assert len({words[1] for words in lines(bank)}) == 1
 
 
-async def test_what_was_not_done_is_called_again_and_what_is_declined_is_not(payments: Payments, bank: Path) -> None:
-    async with payments() as running:
-        await running.execute(Bill, "1", Pay(bank=str(bank), how="refuse"))
-        await running.execute(Bill, "2", Pay(bank=str(bank), how="decline"))
-        await booked(running, "1")
-    assert [words[0] for words in lines(bank) if words[2] == "1"] == ["call", "call", "call", "paid"]
-    assert [words[0] for words in lines(bank) if words[2] == "2"] == ["call"]
+async def test_what_was_not_done_is_called_again_and_what_is_declined_is_not(shared: Runtime, bank: Path) -> None:
+    await shared.execute(Bill, "refused", Pay(bank=str(bank), how="refuse"))
+    await shared.execute(Bill, "declined", Pay(bank=str(bank), how="decline"))
+    await booked(shared, "refused")
+    assert [words[0] for words in lines(bank) if words[2] == "refused"] == ["call", "call", "call", "paid"]
+    assert [words[0] for words in lines(bank) if words[2] == "declined"] == ["call"]
 
 
-async def test_a_function_that_blocks_its_event_loop_holds_no_other_class(payments: Payments, bank: Path) -> None:
-    async with payments() as running:
-        await running.execute(Bill, "0", Pay(bank=str(bank)))
-        await booked(running, "0")
-        await running.execute(Bill, "1", Pay(bank=str(bank), how="block"))
-        await running.execute(Letter, "1", Mail(bank=str(bank)))
+async def test_a_function_that_blocks_its_event_loop_holds_no_other_class(shared: Runtime, bank: Path) -> None:
+    await shared.execute(Bill, "before", Pay(bank=str(bank)))
+    await booked(shared, "before")
+    await shared.execute(Bill, "blocked", Pay(bank=str(bank), how="block"))
+    await shared.execute(Letter, "beside", Mail(bank=str(bank)))
 
-        async def mailed() -> bool:
-            return any(words[0] == "mail" for words in lines(bank))
+    async def mailed() -> bool:
+        return any(words[0] == "mail" for words in lines(bank))
 
-        await until(mailed, limit_s=15)
-        await running.execute(Bill, "2", Pay(bank=str(bank)))
-        await booked(running, "1", "2")
-    assert paid(bank) == {"0": 1, "1": 1, "2": 1}
+    await until(mailed, limit_s=15)
+    await shared.execute(Bill, "after", Pay(bank=str(bank)))
+    await booked(shared, "blocked", "after")
+    assert paid(bank) == {"before": 1, "blocked": 1, "after": 1}
 
 
 async def test_a_call_that_ends_its_runner_each_time_holds_no_other_of_its_class(
@@ -135,30 +144,29 @@ async def test_a_call_that_ends_its_runner_each_time_holds_no_other_of_its_class
         await until(posted, limit_s=60)
 
 
-async def test_without_a_look_an_unknown_end_waits_and_is_settled(payments: Payments, bank: Path) -> None:
-    async with payments() as running:
-        await running.execute(Letter, "1", Mail(bank=str(bank), how="raise"))
+async def test_without_a_look_an_unknown_end_waits_and_is_settled(shared: Runtime, bank: Path) -> None:
+    await shared.execute(Letter, "lost", Mail(bank=str(bank), how="raise"))
 
-        async def unknown() -> bool:
-            return bool(await running.effects(state="unknown"))
+    async def unknown() -> bool:
+        return bool(await shared.effects(state="unknown"))
 
-        await until(unknown)
-        [call] = await running.effects()
-        assert (call.effects, call.id, call.state) == ("Mailing", "1:1", "unknown")
-        assert call.why == "unknown: attempt 1 of mail: ConnectionResetError: reset"
-        directory = running.store.path
-        shown = await rayfold("effects", directory, "--json", directory / "shown.json")
-        assert shown.returncode == 1, shown.stderr
-        assert "Mailing/1:1 is parked: unknown: attempt 1 of mail" in " ".join(shown.stdout.split())
-        assert json.loads((directory / "shown.json").read_text())["parked"][0]["state"] == "unknown"
-        who = "--by", "ada", "--reason", "seen"
-        settled = await rayfold("effects", directory, "settle", "Mailing/1:1", "done", *who)
-        assert settled.returncode == 0, settled.stderr
-        await until(lambda: nothing_parked(running))
-        with pytest.raises(Exception, match="no_call"):
-            await running.execute(Mailing, "1:1", Settle(outcome="done", **ADA))
-        shown = await rayfold("effects", directory)
-        assert shown.returncode == 0, shown.stdout
+    await until(unknown)
+    [call] = await shared.effects()
+    assert (call.effects, call.id, call.state) == ("Mailing", "lost:1", "unknown")
+    assert call.why == "unknown: attempt 1 of mail: ConnectionResetError: reset"
+    directory = shared.store.path
+    shown = await rayfold("effects", directory, "--json", directory / "shown.json")
+    assert shown.returncode == 1, shown.stderr
+    assert "Mailing/lost:1 is parked: unknown: attempt 1 of mail" in " ".join(shown.stdout.split())
+    assert json.loads((directory / "shown.json").read_text())["parked"][0]["state"] == "unknown"
+    who = "--by", "ada", "--reason", "seen"
+    settled = await rayfold("effects", directory, "settle", "Mailing/lost:1", "done", *who)
+    assert settled.returncode == 0, settled.stderr
+    await until(lambda: nothing_parked(shared))
+    with pytest.raises(Exception, match="no_call"):
+        await shared.execute(Mailing, "lost:1", Settle(outcome="done", **ADA))
+    shown = await rayfold("effects", directory)
+    assert shown.returncode == 0, shown.stdout
     assert [words[0] for words in lines(bank)] == ["mail"]
 
 
