@@ -83,6 +83,8 @@ async def run_block(block: Block, names: dict[str, Any]) -> None:
             names |= used
         else:
             raise AssertionError(f"{block} has ended")
+    elif "with BlockingRuntime(" in block.code:
+        await asyncio.to_thread(exec, code_of(block.code, str(block)), names)
     else:
         await run(block.code, str(block), names)
     builtins.print("ran", block, flush=True)
