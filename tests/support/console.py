@@ -95,6 +95,10 @@ def console(
                 raise
 
 
+PAUSE_S: Final = 0.005
+"""Between two deposits to one account: some hundred a second, which leave the core to what moves or comes back."""
+
+
 class Load:
     """Deposits of one to several accounts, one thread for each, and how it went: `load.start([...])`, `load.stop()`."""
 
@@ -148,6 +152,7 @@ class Load:
                 self.acknowledged[account] += 1
                 self.gaps_s[account] = max(self.gaps_s.get(account, 0.0), now_s - last_s)
                 last_s = now_s
+                self._over.wait(PAUSE_S)
 
 
 class LogFollower:

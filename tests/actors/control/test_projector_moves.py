@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -86,10 +87,15 @@ def test_a_node_that_is_added_gets_projectors_one_at_a_time_while_queries_are_an
                 deposit = "bank.execute(Account, 'a', Deposit(amount=1))"
                 assert bank(f"bank.ask(Balances, BalanceOf(account='a'), after={deposit})") == deposited
                 assert len(serving(bank)) >= 2, "no fewer serve than were asked for"
+                LOOKING.wait(0.05)
             after = bank("[one.pid for one in bank.status().projectors]")
             assert len(set(after) & set(before)) == 1, "one has moved, and the other stayed"
         nodes.stop()
     assert left_over(tmp_path / "nodes") == []
+
+
+LOOKING = threading.Event()
+"""Waited for between two looks, which take a core from the node that starts."""
 
 
 def serving(bank: Console) -> list[str]:

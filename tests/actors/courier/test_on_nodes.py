@@ -129,7 +129,9 @@ async def moving_effects(folder: str) -> None:
         other = next(one.name for one in status.nodes if one.name != homes[0])
         assert (await running.move(0, other)).to == other
         await asking
-        await until(lambda: all_paid(running, bills), limit_s=120.0)
+        for bill in bills:
+            await until(lambda bill=bill: booked(running, bill), limit_s=120.0)  # type: ignore[misc]
+        assert [len(await booked(running, bill)) for bill in bills] == [1] * len(bills)
         assert paid(bank) == dict.fromkeys(bills, 1)
         await running.switch_effects(Paying, False, by="ada", reason="ticket 7")
         assert not await running.effects()
@@ -140,5 +142,5 @@ async def paid_any(bank: Path) -> bool:
     return len(paid(bank)) > 5
 
 
-async def all_paid(running: Runtime, bills: list[str]) -> bool:
-    return all([len((await running.state_at(Bill, bill)).booked) == 1 for bill in bills])
+async def booked(running: Runtime, bill: str) -> list[str]:
+    return (await running.state_at(Bill, bill)).booked

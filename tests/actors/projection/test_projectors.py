@@ -36,6 +36,9 @@ from tests.support.read_models import PartedBalances, Poisoned, Stopping, TotalB
 
 pytestmark = pytest.mark.slow
 
+LOOKING = threading.Event()
+"""Waited for between two polls, which take the core from what they wait for."""
+
 ACCOUNTS, BEFORE = 20, 2000
 CHECKPOINTED = ACCOUNTS + BEFORE
 """Events in the checkpoint that the stop has left: an account is opened, and then paid into."""
@@ -180,7 +183,7 @@ def test_a_partition_killed_after_replicas_were_added_broadcasts_to_them_again(r
     receipts = execute(running, deposits(50))
     last = {receipt.partition: receipt.position for receipt in receipts}
     while any(projector.positions != last for projector in projectors_of(running, "Balances")):
-        pass  # the status asks every replica: also the one that no query goes to has to learn of it
+        LOOKING.wait(0.05)  # the status asks every replica: also the one that no query goes to has to learn of it
     check_equal_to_the_fold(running, rounds=2)
     running.scale(Balances, replicas=1)
 

@@ -241,6 +241,7 @@ def test_new_code_takes_over_one_actor_after_the_other_while_all_are_answered(
     while not over.is_set():
         totals.append(pay(shop, "counter", 1000))
         paid += 1
+        LOOKING.wait(0.02)
     deploying.join()
     assert failures == []
     assert paid > 5
@@ -423,7 +424,7 @@ def test_when_all_nodes_were_killed_the_application_resumes_without_a_hand_on_it
     assert pay(shop, "till", 10) == before - 5
     pay(shop, "counter", 10)
     while not all(one["alive"] for one in shop("bank.status().partitions")):
-        pass  # the status waits for those that do not answer
+        LOOKING.wait(0.05)  # the status waits for those that do not answer
     assert shop("bank.verify().ok")
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from rayfold.actors.cluster.local import LocalCluster, LocalNodes
-from tests.actors.rollout.test_deploy import APP, DOMAIN, HANDLER, change, pay, rayfold, write
+from tests.actors.rollout.test_deploy import APP, DOMAIN, HANDLER, LOOKING, change, pay, rayfold, write
 from tests.support.console import console
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def test_a_projection_that_stops_as_the_one_before_it_is_named_and_is_none_to_wa
             assert pay(shop, "till", 10) == 9
             shop("bank.execute(app.Till, 'till', app.Pay(amount=200_000)) and None")
             while not all(one["failed"] for one in shop("bank.status().projectors")):
-                pass  # each look asks the projector
+                LOOKING.wait(0.05)  # each look asks the projector
 
         for options, code, why in (((), 0, "still no luck"), (("--wait",), 1, "no luck again")):
             write(tmp_path, {"domain.py": DOMAIN.replace(HANDLER, HANDLER + BOUND.replace("no luck", why))})
