@@ -87,7 +87,6 @@ LONGEST = (
     "actors/api/test_reconnecting.py",
     "docs/test_code_blocks.py",
     "actors/cli/test_logs.py",
-    "test_makefile.py",
     "test_packaging.py",
     "examples/test_examples.py",
     "actors/system/test_named_subscriptions.py",
