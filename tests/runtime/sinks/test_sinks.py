@@ -40,6 +40,9 @@ SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(b"t" * 24).decode()
 QUICK = Backoff(first_s=0.01, max_s=0.05)
 
+LOOKING = threading.Event()
+"""Waited for between two polls, which take the core from the publisher's thread."""
+
 
 class World:
     """Logs in memory, and publishers over them."""
@@ -214,7 +217,7 @@ def test_a_sink_that_is_off_publishes_nothing_and_goes_on_where_it_was(
         receiver.wait_for(lambda: receiver.refused > 1)
         world.on = False
         while publisher.facts().on or publisher.facts().failure:
-            pass
+            LOOKING.wait(0.005)
         receiver.answer = lambda _request: (200, {})
         world.on = True
         receiver.wait_for(lambda: len(receiver.requests) == 1)
@@ -280,7 +283,7 @@ def test_a_target_that_raises_anything_is_a_failure_that_is_shown(
     world.write(Deposited(amount=1))
     publisher = published(Sink("bank", Deposited, to=Breaking(), since="beginning", retry=QUICK))
     while "ZeroDivisionError" not in publisher.facts().failure:
-        pass
+        LOOKING.wait(0.005)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, NotConfirmed])
@@ -293,11 +296,11 @@ def test_an_event_that_a_target_never_takes_can_be_left_out_and_no_other_is(
     publisher = published(Sink("bank", Deposited, to=target, since="beginning", retry=QUICK))
     for tried in ("Account/alice:2", "Account/alice:4"):
         while publisher.facts().unconfirmed != (tried,):
-            pass
+            LOOKING.wait(0.005)
         assert publisher.facts().failure.startswith(tried)
         world.skipped.add(tried)
     while sum(publisher.facts().positions.values()) < 4:
-        pass
+        LOOKING.wait(0.005)
     facts = publisher.facts()
     assert list(dict.fromkeys(target.taken)) == ["Account/alice:1", "Account/alice:3"]
     assert (facts.failure, facts.unconfirmed) == ("", ())
