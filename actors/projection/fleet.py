@@ -167,6 +167,8 @@ class ProjectorFleet:
         self._ticks: dict[str, Any] = {}
         self._late: set[asyncio.Future[None]] = set()
         """Projectors that no call waits for any more while they catch up."""
+        self._failed: set[str] = set()
+        """The names of projectors whose processes kept ending while they caught up."""
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class ProjectorFleet:
         One whose process keeps ending holds up neither those that wait for it here nor its neighbours. Raises what
         keeps one from opening, and `Unavailable` if its process is not up."""
         waited = self.projectors() if projectors is None else projectors
-        opening = {one.name: asyncio.ensure_future(_caught_up_or_failed(one)) for one in waited}
+        opening = {one.name: asyncio.ensure_future(self._caught_up_or_failed(one)) for one in waited}
         try:
             await self._wait_for(waited, opening)
             for task in opening.values():
@@ -215,6 +217,15 @@ class ProjectorFleet:
                 raise Unavailable(", ".join(one.name for one in late), f"it was not up within {_UP_S:g} s")
             if len(places) == len(late) and (waited_s > _OPENING_S or all(place.positions for place in places)):
                 return
+
+    async def _caught_up_or_failed(self, projector: Projector) -> None:
+        """Once it has caught up, or its process has ended so often that nothing should wait for it any more. Ray starts
+        it again with each call; queries to it are refused, with the event once one is known to end it."""
+        try:
+            await _caught_up(projector)
+        except _ProjectorFailed as failure:
+            self._failed.add(projector.name)
+            log.error("%s; all others start without it", failure)
 
     def _opened_late(self, name: str, opened: asyncio.Future[None]) -> None:
         self._late.discard(opened)
@@ -388,10 +399,14 @@ class ProjectorFleet:
 
     async def check_started(self) -> None:
         """Raises why a projector of what serves may not be asked. One that only has to read on may be: it answers from
-        where it is."""
+        where it is. One whose process kept ending looks like that while it is being started again, and may not."""
         for served in list(self.serving.values()):
             looked = zip(served.projectors, await look_at(served.projectors), strict=True)
-            waited = [one for one, found in looked if found.up_to_date or found.failed or found.quarantined]
+            waited = [
+                one
+                for one, found in looked
+                if found.up_to_date or found.failed or found.quarantined or one.name in self._failed
+            ]
             await self.check_ready(waited, ())
 
     async def catching_up(self) -> tuple[CatchingUp, ...]:
@@ -538,15 +553,6 @@ async def all_caught_up(served: ServedBuild) -> None:
 
 class _ProjectorFailed(Unavailable):
     """The process of a projector has ended each time while it caught up."""
-
-
-async def _caught_up_or_failed(projector: Projector) -> None:
-    """Once it has caught up, or its process has ended so often that nothing should wait for it any more. Ray starts it
-    again with each call; queries to it are refused, with the event once one is known to end it."""
-    try:
-        await _caught_up(projector)
-    except _ProjectorFailed as failure:
-        log.error("%s; all others start without it", failure)
 
 
 async def _caught_up(projector: Projector) -> None:
